@@ -1,0 +1,48 @@
+"""The HTTP ingress and the router replicas behind it."""
+
+from pydantic import Field
+
+from cluster.config.base import Section
+
+
+class GatewayConfig(Section):
+    """Where clients connect and how much is let in."""
+
+    host: str = "127.0.0.1"
+    """Address the ingress listens on."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port the ingress listens on."""
+
+    router_replicas: int = Field(default=1, ge=1, le=64)
+    """Router processes behind the ingress."""
+
+    router_cpus: float = Field(default=0.1, ge=0)
+    """Cores that Ray sets aside for one router replica."""
+
+    max_concurrent_requests: int = Field(default=256, ge=1, le=100_000)
+    """Requests that one router replica works on at a time."""
+
+    max_queued_requests: int = Field(default=512, ge=0, le=100_000)
+    """Requests that may wait in one router replica for a free engine; one more gets 429."""
+
+    queue_timeout_s: float = Field(default=120.0, gt=0)
+    """A request that has waited this long for an engine gets 503."""
+
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """From arrival to the last byte; then the engine's work is aborted."""
+
+    connect_timeout_s: float = Field(default=2.0, gt=0)
+    """Opening a connection to an engine replica."""
+
+    max_attempts: int = Field(default=4, ge=1, le=20)
+    """How many replicas a request is tried on before its first byte has been sent."""
+
+    body_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024)
+    """A larger request body gets 413."""
+
+    json_depth_max: int = Field(default=64, ge=4, le=1000)
+    """A request nested deeper gets 400."""
+
+    admin_key_env: str = "TIDEMILL_ADMIN_KEY"
+    """Environment variable that holds the key for `/admin/*`; `tidemill up` makes a key if it is unset."""

@@ -1,0 +1,39 @@
+"""The Ray cluster that `tidemill up` starts on this machine."""
+
+from pydantic import Field
+
+from cluster.config.base import Section
+
+
+class LocalClusterConfig(Section):
+    """Ports are fixed so that leftovers of an earlier run are noticed, and free ones are easy to choose."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """Cores that Ray may plan with; None means those of the machine."""
+
+    memory_bytes_min: int = Field(default=6 * 1024**3, ge=0)
+    """Free memory without which `tidemill up` does not start: two CPU engines and Ray take about 5 GiB."""
+
+    object_store_bytes: int = Field(default=128 * 1024**2, ge=80 * 1024**2)
+    """Ray's object store; tokens never pass through it, so it is small."""
+
+    gcs_port: int = Field(default=6379, ge=1024, le=65535)
+    """Port of Ray's control store."""
+
+    dashboard_port: int = Field(default=8265, ge=1024, le=65535)
+    """Port of Ray's dashboard and of Serve's REST interface."""
+
+    client_port: int = Field(default=10001, ge=1024, le=65535)
+    """Port of Ray's client server."""
+
+    haproxy_metrics_port: int = Field(default=9101, ge=1024, le=65535)
+    """Metrics of the HAProxy that is Serve's ingress."""
+
+    haproxy_stats_port: int = Field(default=8404, ge=1024, le=65535)
+    """Statistics page of the same."""
+
+    haproxy: bool = True
+    """Serve's HAProxy ingress; without it Serve's Python proxy answers, ten times slower."""
+
+    start_timeout_s: float = Field(default=900.0, gt=0)
+    """`tidemill up` gives up when the first answer has not come by then."""

@@ -1,0 +1,22 @@
+"""Which models are served and where their weights come from."""
+
+from pydantic import Field
+
+from cluster.config.base import Section
+
+
+class ModelConfig(Section):
+    """One served model."""
+
+    source: str = Field(min_length=1)
+    """`package:NAME` (weights inside an installed Python package, converted once), a local folder, or a
+    Hugging Face id such as `Qwen/Qwen3-0.6B`."""
+
+    aliases: tuple[str, ...] = ()
+    """Other names under which clients may ask for it."""
+
+    tool_call_parser: str | None = None
+    """vLLM's parser for tool calls (`hermes`, `llama3_json`, …); None turns automatic tool choice off."""
+
+    reasoning_parser: str | None = None
+    """vLLM's parser for reasoning text; None for models without it."""

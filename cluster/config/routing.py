@@ -1,0 +1,63 @@
+"""How a path and a replica are chosen."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.config.base import Section
+
+
+class DisaggregationConfig(Section):
+    """When a prompt is computed by a prefill replica."""
+
+    enabled: bool = True
+    """Off sends everything to decode and combined replicas."""
+
+    uncached_tokens_min: int = Field(default=128, ge=1)
+    """Prompts with fewer tokens that the decode replica does not already hold are computed there: the hand-over
+    would cost more than it saves."""
+
+    prefill_wait_s_max: float = Field(default=20.0, gt=0)
+    """If the least loaded prefill replica is predicted to need longer than this for what is ahead, the prompt
+    is computed by the decode replica."""
+
+    prefill_timeout_s: float = Field(default=60.0, gt=0)
+    """A prefill that has not answered by then is given up and the decode replica computes the prompt."""
+
+
+class ReplicaRoutingConfig(Section):
+    """Least predicted work (docs/architecture.md)."""
+
+    policy: Literal["min_work"] = "min_work"
+    """Which policy scores the replicas."""
+
+    decode_weight_s: float = Field(default=0.5, ge=0)
+    """Seconds that a replica at its request limit counts more than an idle one."""
+
+    tie_s: float = Field(default=0.002, ge=0)
+    """Scores closer than this are equal, and chance decides."""
+
+    assumed_prefill_tokens_per_s: float = Field(default=1000.0, gt=0)
+    """Prefill rate of a replica that has not measured its own yet."""
+
+    prefix_block_bytes: int = Field(default=256, ge=32, le=65536)
+    """Prompt bytes in one hashed block of the prefix index."""
+
+    prefix_blocks_per_prompt_max: int = Field(default=256, ge=1)
+    """Leading blocks of a prompt that are hashed."""
+
+    prefix_blocks_per_replica_max: int = Field(default=32_768, ge=1)
+    """Blocks remembered for one replica; the least recently used go first."""
+
+    put_aside_first_s: float = Field(default=0.5, gt=0)
+    """How long a replica that failed once is not chosen; doubles with every further failure."""
+
+    put_aside_max_s: float = Field(default=15.0, gt=0)
+    """Upper end of that doubling."""
+
+
+class RoutingConfig(Section):
+    """Path and replica."""
+
+    disaggregation: DisaggregationConfig = DisaggregationConfig()
+    replicas: ReplicaRoutingConfig = ReplicaRoutingConfig()

@@ -1,0 +1,1 @@
+"""The nouns: frozen dataclasses that observations and decisions are made of."""

@@ -1,0 +1,76 @@
+"""Pools and replicas, as observed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+PoolName = NewType("PoolName", str)
+ReplicaId = NewType("ReplicaId", str)
+
+
+class Role(StrEnum):
+    """Which phases of a request the replicas of a pool compute."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    COMBINED = "combined"
+
+    @property
+    def answers(self) -> bool:
+        """Whether its replicas are asked for tokens (prefill replicas only as a last resort)."""
+        return self is not Role.PREFILL
+
+
+class ReplicaPhase(StrEnum):
+    """Where a replica is in its life, as far as routing is concerned."""
+
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReport:
+    """What one engine replica says of itself, about once a second."""
+
+    replica_id: ReplicaId
+    pool: PoolName
+    role: Role
+    model: str
+    gpu_type: str
+    url: str
+    """Base address of the replica's own HTTP port, without a trailing slash."""
+    phase: ReplicaPhase
+    observed_at_s: float
+    """Wall clock of the reporting node (comparable across nodes only as far as their clocks agree)."""
+    started_at_s: float
+    requests_running: int = 0
+    requests_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    """Fraction of KV cache blocks in use, 0..1."""
+    prefill_tokens_per_s: float | None = None
+    """Measured prefill rate; None until the replica has prefilled something."""
+    max_concurrent_requests: int = 64
+    """How many requests the router may have in flight on this replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaView:
+    """One candidate as a router sees it at the moment of a decision."""
+
+    replica_id: ReplicaId
+    pool: PoolName
+    role: Role
+    phase: ReplicaPhase = ReplicaPhase.READY
+    pending_prefill_tokens: int = 0
+    """Uncached prompt tokens this router has dispatched there whose first token has not come back."""
+    requests_in_flight: int = 0
+    """Requests this router has in flight there."""
+    decode_tokens: int = 0
+    """Context tokens of the requests that are decoding there."""
+    cached_tokens: int = 0
+    """How many of this prompt's leading tokens its prefix cache probably holds."""
+    prefill_tokens_per_s: float = 1000.0
+    """Measured or assumed prefill rate."""
+    max_concurrent_requests: int = 64
+    put_aside_until_s: float = 0.0
+    """Not to be chosen before this instant, because it failed."""

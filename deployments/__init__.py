@@ -1,0 +1,1 @@
+"""The data path: Ray Serve deployments from the HTTP ingress to the engines."""

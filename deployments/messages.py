@@ -1,0 +1,73 @@
+"""What one stage of the data path sends another: plain data with a JSON form.
+
+The stages run in processes of their own and talk HTTP, so that tokens never pass through Ray's object
+store (docs/adr/0003). Headers carry what the receiver needs before it reads a body.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+
+CACHE_OUTCOME = "x-tidemill-outcome"
+"""Response header of a cache look-up: `hit` or `miss`."""
+CACHE_LEASE = "x-tidemill-lease"
+"""Header of a miss whose asker is to compute the answer for everybody who asks the same; sent back with it."""
+CACHE_AGE = "x-tidemill-age"
+"""Header of a hit: seconds since the answer was stored."""
+CACHE_TIER = "x-tidemill-tier"
+"""Header of a hit: `exact` or `semantic`."""
+REQUEST_ID = "x-request-id"
+"""Sent to engines; vLLM makes it part of its request id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheQuery:
+    """A look-up in the semantic cache. JSON body of `POST /lookup`."""
+
+    tenant: str
+    """Partition; answers never cross it."""
+    model: str
+    key: str
+    """SHA-256 over everything that determines the answer, streaming form included (hex)."""
+    text: str = ""
+    """Last user text, for the semantic tier; empty when that tier is off."""
+    single_flight: bool = True
+    """Whether to wait for an identical request that is being computed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The body to send."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceReport:
+    """Where a replica of a service other than an engine listens (the semantic cache)."""
+
+    service: str
+    replica_id: str
+    url: str
+    observed_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetState:
+    """What the directory tells everybody who watches it."""
+
+    version: int
+    """Grows with every change that routing must know of (joined, left, draining)."""
+    replicas: tuple[ReplicaReport, ...] = ()
+    services: tuple[ServiceReport, ...] = ()
+
+
+def replica_report_from_json(data: dict[str, Any]) -> ReplicaReport:
+    """The inverse of `dataclasses.asdict` for a replica report."""
+    return ReplicaReport(
+        **{
+            **data,
+            "replica_id": ReplicaId(data["replica_id"]),
+            "pool": PoolName(data["pool"]),
+            "role": Role(data["role"]),
+            "phase": ReplicaPhase(data["phase"]),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Load tests and benchmarks: black-box HTTP against a running cluster."""

@@ -1,0 +1,1 @@
+"""The control path and the command line."""
