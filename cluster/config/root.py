@@ -69,3 +69,7 @@ class TidemillConfig(Section):
             for name, pool in self.pools.items()
             if pool.model == model and (not roles or pool.role in roles)
         }
+
+    def is_split(self, model: str) -> bool:
+        """Whether prompts of a model may be computed by prefill replicas."""
+        return bool(self.pools_of(model, Role.PREFILL))

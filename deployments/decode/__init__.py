@@ -1,0 +1,1 @@
+"""Decode: replicas that pull a prompt's KV cache and make the tokens."""

@@ -1,0 +1,137 @@
+"""The directory as a named Ray actor, and how replicas and routers reach it.
+
+Only small facts pass through it (a report a second from each replica, one long poll from each router);
+requests and tokens never do. Routers keep serving from their last picture while it is away, and it is
+filled again by the next reports after a restart.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+
+from cluster.entities.pool import ReplicaId, ReplicaReport
+from deployments.directory.state import DirectoryState
+from deployments.messages import FleetState, ServiceReport
+
+logger = logging.getLogger("tidemill.directory")
+
+NAMESPACE = "tidemill"
+ACTOR_NAME = "tidemill-directory"
+WATCH_TIMEOUT_S = 1.0
+"""A watcher hears at least this often, so loads are never older than this plus a report's age."""
+_RETRY_S = 0.5
+
+
+class FleetDirectory:
+    """The actor's body: a `DirectoryState`, a clock and a condition to wake watchers with."""
+
+    def __init__(self) -> None:
+        self._state = DirectoryState(version=int(time.time() * 1000))
+        self._changed = asyncio.Condition()
+        self._expiry = asyncio.ensure_future(self._expire())
+
+    async def report(self, report: ReplicaReport) -> None:
+        """Take a replica's report."""
+        await self._tell(self._state.report(report, now_s=time.monotonic()))
+
+    async def report_service(self, report: ServiceReport) -> None:
+        """Take a service's report."""
+        await self._tell(self._state.report_service(report, now_s=time.monotonic()))
+
+    async def leave(self, replica_id: str) -> None:
+        """Forget a replica or service."""
+        await self._tell(self._state.leave(replica_id, now_s=time.monotonic()))
+
+    async def drain(self, replica_id: str, timeout_s: float) -> bool:
+        """Take a replica out of routing; returns when no live router can choose it (False: timed out)."""
+        if not self._state.drain(ReplicaId(replica_id)):
+            return True
+        await self._tell(changed=True)
+        deadline_s = time.monotonic() + timeout_s
+        while not self._state.routed_around(ReplicaId(replica_id), now_s=time.monotonic()):
+            if time.monotonic() > deadline_s:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def watch(self, watcher: str, applied_version: int) -> FleetState:
+        """The fleet, as soon as it is newer than what the watcher has applied, or after a while as it is."""
+        self._state.seen(watcher, applied_version, now_s=time.monotonic())
+        if self._state.version == applied_version:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_TIMEOUT_S), self._changed:
+                    await self._changed.wait()
+        return self._state.fleet()
+
+    async def _tell(self, changed: bool) -> None:
+        if changed:
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            await self._tell(self._state.expire(now_s=time.monotonic()))
+
+
+def start_directory() -> None:
+    """Create the actor if it is not there."""
+    ray.remote(FleetDirectory).options(
+        name=ACTOR_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=10_000,
+    ).remote()
+
+
+class DirectoryClient:
+    """One process's connection to the directory; survives the actor's restart."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the directory.
+
+        Raises:
+            ray.exceptions.RayError, ValueError: the directory is away.
+        """
+        if self._handle is None:
+            self._handle = await asyncio.to_thread(ray.get_actor, ACTOR_NAME, NAMESPACE)
+        try:
+            return await getattr(self._handle, method).remote(*args)
+        except ray.exceptions.RayActorError:
+            self._handle = None
+            raise
+
+    async def watch(self, watcher: str, apply: Callable[[FleetState], None]) -> None:
+        """Apply every new picture of the fleet, for ever."""
+        version = 0
+        while True:
+            try:
+                fleet = await self.call("watch", watcher, version)
+            except (ray.exceptions.RayError, ValueError) as error:
+                logger.warning("directory away, serving from the last picture: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            apply(fleet)
+            version = fleet.version
+
+    async def keep_reporting(
+        self, method: str, make: Callable[[], Awaitable[Any]], *, period_s: float = 1.0
+    ) -> None:
+        """Send a report every period, for ever."""
+        while True:
+            try:
+                await self.call(method, await make())
+            except (ray.exceptions.RayError, ValueError) as error:
+                logger.warning("report not delivered: %s", error)
+            await asyncio.sleep(period_s)

@@ -1,0 +1,1 @@
+"""Engines: what computes tokens inside a replica, and the replica around it."""

@@ -1,0 +1,203 @@
+"""vLLM inside a replica: its own ASGI application over an in-process `AsyncLLM`.
+
+The only module that imports vllm, and only when an engine starts, so that everything else runs without it.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from cluster.config.models import ModelConfig
+from cluster.config.pools import PoolConfig, VllmEngine
+from cluster.entities.pool import Role
+from deployments.engine.cores import CoreClaim
+from deployments.engine.http_port import free_port
+from deployments.engine.interface import EngineFailedError, EngineLoad
+
+logger = logging.getLogger("tidemill.engine")
+
+_MIN_PREFILL_S = 0.05
+_CPU_DEFAULTS: Mapping[str, Any] = {
+    "dtype": "float32",  # bfloat16 is three times slower without AVX-512
+    "enforce_eager": True,  # nothing to capture on a CPU, and compiling costs a minute
+}
+
+
+class VllmServer:
+    """One vLLM engine (an `Engine`)."""
+
+    def __init__(
+        self, config: VllmEngine, *, pool: PoolConfig, name: str, model: ModelConfig, weights: str, split: bool
+    ) -> None:
+        """Prepare; nothing is loaded before `start`.
+
+        Args:
+            config: the engine's section of the pool.
+            pool: the pool, for its role, GPU type and resources.
+            name: served model name.
+            model: the model's section.
+            weights: local folder or Hugging Face id.
+            split: whether this model has prefill replicas, so that KV caches are handed over.
+        """
+        self._config = config
+        self._pool = pool
+        self._name = name
+        self._model = model
+        self._weights = weights
+        self._split = split
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._claim: CoreClaim | None = None
+        self._rate = PrefillRate()
+
+    async def start(self) -> Any:
+        """Load the model and return vLLM's own application.
+
+        Raises:
+            EngineFailedError: the engine did not come up.
+        """
+        self._set_environment()
+        try:
+            return await self._start()
+        except (SystemExit, Exception) as error:
+            await self.stop()
+            raise EngineFailedError(f"vLLM did not start: {error}") from error
+
+    async def _start(self) -> Any:
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+        from vllm.entrypoints.launchers.app import build_app
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.tool_parsers import ToolParserManager
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        args = make_arg_parser(FlexibleArgumentParser()).parse_args(self.command_line())
+        validate_parsed_serve_args(args)
+        if args.tool_parser_plugin:
+            ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+        self._client = await self._stack.enter_async_context(build_async_engine_client(args))
+        tasks = await self._client.get_supported_tasks()
+        app = build_app(args, tasks, self._client.model_config)
+        await init_app_state(self._client, app.state, args, tasks)
+        return app
+
+    def command_line(self) -> list[str]:
+        """The arguments vLLM's server would be started with."""
+        args: dict[str, Any] = {
+            **(_CPU_DEFAULTS if self._pool.gpu_type == "cpu" else {}),
+            "served_model_name": self._name,
+            "disable_uvicorn_access_log": True,
+            "enable_prompt_tokens_details": True,
+        }
+        if self._model.tool_call_parser:
+            args |= {"enable_auto_tool_choice": True, "tool_call_parser": self._model.tool_call_parser}
+        if self._model.reasoning_parser:
+            args["reasoning_parser"] = self._model.reasoning_parser
+        if self._split:
+            args["kv_transfer_config"] = self._kv_transfer()
+        args |= self._config.args
+        return ["--model", self._weights, *_flags(args)]
+
+    def _kv_transfer(self) -> dict[str, Any]:
+        return {
+            "kv_connector": "NixlConnector",
+            "kv_role": "kv_producer" if self._pool.role is Role.PREFILL else "kv_consumer",
+            "kv_buffer_device": "cpu" if self._pool.gpu_type == "cpu" else "cuda",
+            # A ticket whose blocks are gone costs the prompt's computation again, never the request.
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"kv_lease_duration": self._config.kv_lease_s},
+        }
+
+    def _set_environment(self) -> None:
+        host = os.environ.get("TIDEMILL_HOST", "127.0.0.1")
+        settings = {
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_NIXL_SIDE_CHANNEL_HOST": host,
+            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port(host)),
+        }
+        if Path(self._weights).is_dir():
+            settings["HF_HUB_OFFLINE"] = "1"
+        if self._pool.gpu_type == "cpu":
+            self._claim = CoreClaim(max(1, int(self._pool.resources.cpus)))
+            settings["OMP_WAIT_POLICY"] = "passive"
+            if self._claim.cores:
+                settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, self._claim.cores))
+                settings["OMP_NUM_THREADS"] = str(len(self._claim.cores))
+            else:
+                logger.warning("no core is free for this engine: it shares, and will be slow")
+        os.environ.update(settings | self._config.env)
+
+    def load(self) -> EngineLoad:
+        """How busy the engine is, from vLLM's own gauges in this process."""
+        computed = _metric("vllm:request_prefill_kv_computed_tokens_sum")
+        prefill_s = _metric("vllm:request_prefill_time_seconds_sum")
+        return EngineLoad(
+            requests_running=int(_metric("vllm:num_requests_running")),
+            requests_waiting=int(_metric("vllm:num_requests_waiting")),
+            kv_cache_usage=min(max(_metric("vllm:kv_cache_usage_perc"), 0.0), 1.0),
+            prefill_tokens_per_s=self._rate.observe(computed, prefill_s),
+        )
+
+    def failure(self) -> str | None:
+        """Why the engine is dead; None while it lives."""
+        if self._client is not None and self._client.errored:
+            return f"vLLM's engine core died: {self._client.dead_error}"
+        return None
+
+    async def stop(self) -> None:
+        """End the engine core and give its cores back."""
+        self._client = None
+        await self._stack.aclose()
+        if self._claim is not None:
+            self._claim.release()
+
+
+class PrefillRate:
+    """Exponentially weighted prefill rate from two growing sums (tokens computed, seconds spent)."""
+
+    def __init__(self, *, weight: float = 0.2) -> None:
+        self._weight = weight
+        self._last = (0.0, 0.0)
+        self._rate: float | None = None
+
+    def observe(self, tokens: float, seconds: float) -> float | None:
+        """Take the sums so far and return the rate in tokens per second; None before the first prefill."""
+        more_tokens, more_s = tokens - self._last[0], seconds - self._last[1]
+        if more_tokens > 0 and more_s >= _MIN_PREFILL_S:
+            self._last = (tokens, seconds)
+            rate = more_tokens / more_s
+            self._rate = rate if self._rate is None else self._rate + self._weight * (rate - self._rate)
+        return self._rate
+
+
+def _metric(name: str) -> float:
+    """Sum of a metric of this process over its labels; 0 if it does not exist yet."""
+    base = name.removesuffix("_sum")
+    return sum(
+        sample.value for metric in REGISTRY.collect() if metric.name == base
+        for sample in metric.samples if sample.name == name
+    )
+
+
+def _flags(args: Mapping[str, Any]) -> list[str]:
+    import json
+
+    flags: list[str] = []
+    for name, value in args.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            flags.append(flag)
+        elif value is False:
+            flags.append(f"--no-{flag[2:]}")
+        elif isinstance(value, dict):
+            flags += [flag, json.dumps(value)]
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        elif value is not None:
+            flags += [flag, str(value)]
+    return flags

@@ -1,0 +1,1 @@
+"""Prefill: replicas that compute prompts and hand their KV cache over."""
