@@ -1,0 +1,83 @@
+"""What the decision log says of one request: the inputs of every decision, what was decided, what came of it.
+
+A record holds enough to take its decisions again (`cluster.replay`) and to judge another policy on old
+traffic. It never holds the prompt or the answer.
+"""
+
+from dataclasses import dataclass
+
+from cluster.entities.pool import ReplicaView
+from cluster.entities.reasons import Reason
+from cluster.entities.routing import Path, PathChoice, ReplicaChoice
+from cluster.entities.timeline import Timeline
+from cluster.entities.workload import RequestSignals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaDecision:
+    """One choice of a replica with everything it was made from."""
+
+    prompt_tokens: int
+    candidates: tuple[ReplicaView, ...]
+    decided_at_s: float
+    draw: float
+    """The chance that was used, in [0, 1)."""
+    choice: ReplicaChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathDecision:
+    """The choice of a path with everything it was made from, the request's signals apart."""
+
+    decode: ReplicaView
+    prefill: tuple[ReplicaView, ...]
+    decided_at_s: float
+    choice: PathChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One request sent to one engine replica."""
+
+    replica_id: str
+    role: str
+    outcome: str
+    reason: Reason | None = None
+    """Why it failed, or why it was made."""
+    started_at_s: float
+    ended_at_s: float | None = None
+    """None if the record was written before it ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """Everything decided about one request."""
+
+    decision_id: str
+    router: str
+    """Id of the router replica that decided."""
+    at_wall_s: float
+    """Unix time of the arrival; all other instants are on the router's own clock."""
+    signals: RequestSignals
+    cache: str
+    """Outcome of the semantic cache: `exact`, `semantic`, `miss` or `bypass`."""
+    path: Path | None = None
+    """The path finally taken, which a fallback may have changed; None if nothing was answered."""
+    replica: ReplicaDecision | None = None
+    """Where the tokens are made; with several attempts, the last choice."""
+    path_decision: PathDecision | None = None
+    prefill: ReplicaDecision | None = None
+    attempts: tuple[Attempt, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    """What shaped the request beside those choices: fallbacks, retries, admission."""
+    status: int
+    """HTTP status that the client got."""
+    error: str | None = None
+    timeline: Timeline
+    prompt_tokens: int | None = None
+    """The engine's count; None if it gave none."""
+    cached_tokens: int | None = None
+    """Prompt tokens that the engine found in its prefix cache; None if it did not say."""
+    output_tokens: int = 0
+    config_hash: str
+    """Hash of the configuration in force; the policies' settings are part of their input."""

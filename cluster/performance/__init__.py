@@ -1,0 +1,1 @@
+"""Formulas for how long engines take; every one names its source."""

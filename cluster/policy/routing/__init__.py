@@ -1,0 +1,1 @@
+"""Which copy of a model a request goes to; which model is another decision, with another state."""

@@ -1,0 +1,1 @@
+"""Replica routing: the least predicted work among the replicas that can take the request now."""

@@ -1,0 +1,89 @@
+"""Replica routing by least predicted work, in seconds.
+
+The load is counted in uncached prompt tokens rather than requests, because prompts differ a hundredfold and
+token counts do not lie about that. Affinity to a prefix cache needs no gate of its own: cached tokens are
+work that need not be done, so a replica that holds the prefix wins until its backlog costs more than the
+hit saves.
+"""
+
+from collections.abc import Sequence
+
+from cluster.config.routing import ReplicaRoutingConfig
+from cluster.entities.pool import ReplicaView
+from cluster.entities.reasons import Reason
+from cluster.entities.routing import ReplicaChoice
+from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_ready
+
+
+def choose_replica(
+    prompt_tokens: int,
+    candidates: Sequence[ReplicaView],
+    config: ReplicaRoutingConfig,
+    *,
+    now_s: float,
+    draw: float,
+) -> ReplicaChoice:
+    """Choose the usable replica with the least predicted work.
+
+    Args:
+        prompt_tokens: length of the prompt.
+        candidates: the replicas that serve the request's model in the wanted role, whatever their state.
+        config: weights and the width of a tie.
+        now_s: the instant of the decision, on the clock of `put_aside_until_s`.
+        draw: a number in [0, 1) that decides ties.
+
+    Returns:
+        The choice with the scores of all ready candidates; `replica_id` is None, with the reason, when none
+        of them can take the request now.
+
+    Raises:
+        ValueError: the draw lies outside [0, 1).
+    """
+    if not 0.0 <= draw < 1.0:
+        raise ValueError(f"draw must lie in [0, 1), not {draw!r}")
+    ready = [replica for replica in candidates if is_ready(replica)]
+    scores = {replica.replica_id: _score_s(prompt_tokens, replica, config) for replica in ready}
+    with_room = [replica for replica in ready if has_room(replica)]
+    usable = [replica for replica in with_room if not is_put_aside(replica, now_s=now_s)]
+    if not usable:
+        reason = _why_none(ready=len(ready), with_room=len(with_room))
+        return ReplicaChoice(replica_id=None, scores=scores, reasons=(reason,))
+
+    lowest_s = min(scores[replica.replica_id] for replica in usable)
+    tied = [replica for replica in usable if scores[replica.replica_id] <= lowest_s + config.tie_s]
+    # Ordered by id, so that the same draw picks the same replica however the table was iterated.
+    tied.sort(key=lambda replica: replica.replica_id)
+    chosen = tied[int(draw * len(tied))]
+    return ReplicaChoice(
+        replica_id=chosen.replica_id,
+        scores=scores,
+        reasons=_why(chosen, usable=len(usable), tied=len(tied)),
+        propensity=1.0 / len(tied),
+    )
+
+
+def _score_s(prompt_tokens: int, replica: ReplicaView, config: ReplicaRoutingConfig) -> float:
+    """Predicted seconds until the first token, plus what the requests decoding there slow it down."""
+    # A rate of zero is a measurement that has not happened, not an engine that never finishes.
+    measured = replica.prefill_tokens_per_s
+    tokens_per_s = measured if measured > 0 else config.assumed_prefill_tokens_per_s
+    uncached_tokens = max(prompt_tokens - replica.cached_tokens, 0)
+    prefill_s = (max(replica.pending_prefill_tokens, 0) + uncached_tokens) / tokens_per_s
+    fullness = max(replica.requests_in_flight, 0) / max(replica.max_concurrent_requests, 1)
+    return prefill_s + config.decode_weight_s * fullness
+
+
+def _why(chosen: ReplicaView, *, usable: int, tied: int) -> tuple[Reason, ...]:
+    if usable == 1:
+        reason = Reason.ONLY_CANDIDATE
+    elif tied > 1:
+        reason = Reason.TIE_BROKEN_BY_CHANCE
+    else:
+        reason = Reason.LEAST_WORK
+    return (reason, Reason.PREFIX_CACHED) if chosen.cached_tokens > 0 else (reason,)
+
+
+def _why_none(*, ready: int, with_room: int) -> Reason:
+    if ready == 0:
+        return Reason.NO_REPLICA
+    return Reason.ALL_PUT_ASIDE if with_room else Reason.ALL_FULL

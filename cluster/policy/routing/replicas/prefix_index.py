@@ -1,0 +1,89 @@
+"""What each replica's prefix cache probably holds, guessed from what was sent there.
+
+The engines do not say what they keep, and asking them would cost a round trip on every request. A bounded
+record of the prompts that went to each replica is a good enough guess: a wrong one costs a recomputed prefix,
+never a wrong answer.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from cluster.entities.pool import ReplicaId
+
+_HASH_BYTES = 8
+
+
+def block_hashes(prompt: bytes, *, salt: bytes, block_bytes: int, blocks_max: int) -> tuple[int, ...]:
+    """Chained 64-bit hashes of the prompt's leading whole blocks; the same in every process.
+
+    Each hash covers everything before it, so two prompts share hash number n only if they share all bytes
+    up to the end of block n, and the salt. A last block that is not full is left out, because it would
+    match nothing that continues it.
+
+    Args:
+        prompt: the prompt as the engine will see it, as bytes.
+        salt: keeps apart what must not share a cache (tenant, model, adapter).
+        block_bytes: bytes in one block.
+        blocks_max: how many leading blocks are hashed.
+
+    Raises:
+        ValueError: `block_bytes` is below 1 or `blocks_max` below 0.
+    """
+    if block_bytes < 1:
+        raise ValueError(f"block_bytes must be at least 1, not {block_bytes}")
+    if blocks_max < 0:
+        raise ValueError(f"blocks_max must not be negative, not {blocks_max}")
+    # The salt goes in at a fixed width; otherwise the end of one salt could pass for the start of a prompt.
+    running = hashlib.blake2b(hashlib.blake2b(salt).digest(), digest_size=_HASH_BYTES)
+    hashes = []
+    view = memoryview(prompt)
+    for block in range(min(len(prompt) // block_bytes, blocks_max)):
+        running.update(view[block * block_bytes : (block + 1) * block_bytes])
+        hashes.append(int.from_bytes(running.digest(), "big"))
+    return tuple(hashes)
+
+
+class PrefixIndex:
+    """Blocks sent to each replica, the least recently used dropped first.
+
+    Bounded for one replica by `blocks_per_replica_max`, and in all by that times the replicas not forgotten;
+    whoever takes a replica out of the routing table also calls `forget`.
+    """
+
+    def __init__(self, blocks_per_replica_max: int) -> None:
+        if blocks_per_replica_max < 1:
+            raise ValueError(f"blocks_per_replica_max must be at least 1, not {blocks_per_replica_max}")
+        self._blocks_max = blocks_per_replica_max
+        self._blocks: dict[ReplicaId, OrderedDict[int, None]] = {}
+
+    def __len__(self) -> int:
+        """Blocks remembered for all replicas together."""
+        return sum(len(blocks) for blocks in self._blocks.values())
+
+    def cached_blocks(self, replica: ReplicaId, hashes: Sequence[int]) -> int:
+        """How many leading blocks of a prompt the replica probably holds. Does not count as a use."""
+        known = self._blocks.get(replica)
+        if not known:
+            return 0
+        for count, block in enumerate(hashes):
+            if block not in known:
+                return count
+        return len(hashes)
+
+    def record(self, replica: ReplicaId, hashes: Sequence[int]) -> None:
+        """Note that a prompt was sent to the replica; its blocks become the most recently used."""
+        if not hashes:
+            return
+        known = self._blocks.setdefault(replica, OrderedDict())
+        # Last block first: a prompt then loses its tail before its head, as in the engine's own cache, and
+        # what is left is still a prefix.
+        for block in reversed(hashes[: self._blocks_max]):
+            known[block] = None
+            known.move_to_end(block)
+        while len(known) > self._blocks_max:
+            known.popitem(last=False)
+
+    def forget(self, replica: ReplicaId) -> None:
+        """Drop everything about a replica that left or lost its cache; unknown replicas are fine."""
+        self._blocks.pop(replica, None)
