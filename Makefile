@@ -1,0 +1,39 @@
+# The whole life of a checkout. Needs make and Python 3.11 or later, nothing else.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+CONFIG ?= configs/local.yaml
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))) python3)
+BIN := .venv/bin
+
+.PHONY: help venv run check test clean lock lint
+
+help: ## Show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+venv: ## Set up .venv (nothing is done when it is up to date)
+	@$(PYTHON) requirements/install.py
+
+# exec: the command takes the place of the recipe's shell and gets Ctrl-C and signals itself.
+run: venv ## Start everything and serve until Ctrl-C (CONFIG=configs/local.yaml)
+	@exec $(BIN)/tidemill up -c $(CONFIG) --stop-with-parent
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy cluster deployments operators load_tests
+
+check: lint ## The fast loop: lints, types, architecture, tests without engines
+	$(BIN)/pytest -q tests -m "not ray and not engine"
+
+test: lint ## Everything: check's lints and the whole test suite
+	$(BIN)/pytest -q tests
+
+lock: venv ## Make the pinned requirements anew (needs uv)
+	$(BIN)/python requirements/lock.py
+
+clean: ## Remove what the other targets made, converted weights included
+	@if [ -x $(BIN)/tidemill ]; then $(BIN)/tidemill down --purge; fi
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
