@@ -90,6 +90,25 @@ def test_an_answer_larger_than_the_bound_is_not_stored_and_evicts_nothing(size_b
     assert tier.stats().too_large == (not is_stored)
 
 
+def test_within_a_tenants_share_too_the_least_recently_used_goes_first():
+    tier = ExactTier(config(bytes_max=100, tenant_share_max=0.5, entry_bytes_max=50))
+    tier.put(key("1"), entry(b"x" * 20))
+    tier.put(key("2"), entry(b"x" * 20))
+    tier.get(key("1"), now_s=0.0)
+    tier.put(key("3"), entry(b"x" * 20))
+    assert [tier.get(key(name), now_s=0.0) is not None for name in "123"] == [True, False, True]
+
+
+def test_the_bytes_of_all_tenants_together_are_bounded():
+    tier = ExactTier(config(bytes_max=100, tenant_share_max=1.0, entry_bytes_max=100))
+    tier.put(key(tenant="a"), entry(b"x" * 50))
+    tier.put(key(tenant="b"), entry(b"x" * 50))
+    assert tier.stats().bytes == 100
+    tier.put(key(tenant="c"), entry(b"x"))
+    assert tier.stats().bytes == 51
+    assert tier.get(key(tenant="a"), now_s=0.0) is None
+
+
 def test_an_answer_larger_than_a_tenants_share_is_not_stored():
     tier = ExactTier(config(bytes_max=100, tenant_share_max=0.1, entry_bytes_max=50))
     assert not tier.put(key(), entry(b"x" * 11))
@@ -171,17 +190,19 @@ keys = st.builds(
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("put"), keys, st.integers(1, 45)),
+        st.tuples(st.just("put"), keys, st.integers(5, 20)),
         st.tuples(st.just("get"), keys, st.none()),
         st.tuples(st.just("purge"), st.sampled_from([None, "a", "b"]), st.sampled_from([None, "m", "n"])),
         st.tuples(st.just("pass"), st.floats(0.0, 4.0), st.none()),
     ),
+    min_size=10,
     max_size=60,
 )
 
 
 @given(
     operations=operations,
-    entries_max=st.integers(1, 8),
+    entries_max=st.integers(3, 18),
     bytes_max=st.integers(20, 150),
     share=st.sampled_from([0.2, 0.5, 1.0]),
 )

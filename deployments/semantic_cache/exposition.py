@@ -1,0 +1,69 @@
+"""The cache's numbers as Prometheus text, from the one catalogue of metrics.
+
+It exists because the counts are kept where they arise (store, leases, look-ups) and read only when scraped:
+the look-up path pays for no metrics library.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from cluster import metrics
+from deployments.semantic_cache.exact import EvictionReason, ExactTierStats
+
+
+class LookupOutcome(StrEnum):
+    """How a look-up ended (label of `tidemill_cache_lookups_total`)."""
+
+    HIT = "hit"
+    """The answer was stored already."""
+    SHARED = "shared"
+    """The answer came from an equal request that was being computed."""
+    MISS = "miss"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheCounts:
+    """What is exported."""
+
+    lookups: Mapping[LookupOutcome, int]
+    exact: ExactTierStats
+    waiters: int
+
+
+class _Snapshot(Collector):
+    def __init__(self, counts: CacheCounts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        counts = self._counts
+        yield _counter(metrics.CACHE_LOOKUPS, counts.lookups)
+        yield _counter(metrics.CACHE_EVICTIONS, counts.exact.evictions)
+        yield _gauge(metrics.CACHE_ENTRIES, counts.exact.entries)
+        yield _gauge(metrics.CACHE_BYTES, counts.exact.bytes)
+        yield _gauge(metrics.CACHE_WAITERS, counts.waiters)
+
+
+def render_metrics(counts: CacheCounts) -> tuple[bytes, str]:
+    """The text and its content type."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(counts))
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def _counter(
+    metric: metrics.Metric, values: Mapping[LookupOutcome, int] | Mapping[EvictionReason, int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family
+
+
+def _gauge(metric: metrics.Metric, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(metric.name, metric.help, value=value)

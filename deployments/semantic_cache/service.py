@@ -1,0 +1,245 @@
+"""The HTTP surface of the cache, a plain ASGI app: look-ups, stores, leases, purges, embeddings, metrics.
+
+It exists apart from its Ray Serve deployment so that routers talk plain HTTP to it and tests need no cluster.
+All state belongs to one process and one event loop; nothing in a look-up awaits between reading the store and
+taking the lease.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cluster.config.semantic_cache import SemanticCacheConfig
+from deployments.messages import CACHE_AGE, CACHE_LEASE, CACHE_OUTCOME, CACHE_TIER
+from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
+from deployments.semantic_cache.encoder import Encoder, EncoderBusyError
+from deployments.semantic_cache.errors import (
+    ApiError,
+    answer_api_error,
+    answer_crash,
+    answer_disconnect,
+    answer_http_exception,
+)
+from deployments.semantic_cache.exact import Entry, EntryKey, ExactTier
+from deployments.semantic_cache.exposition import CacheCounts, LookupOutcome, render_metrics
+from deployments.semantic_cache.requests import (
+    cache_query,
+    entry_key,
+    purge_scope,
+    read_body,
+    read_object,
+)
+from deployments.semantic_cache.single_flight import Lease, LeaseMismatchError, SingleFlight, Waiter
+
+CACHE_TENANT = "x-tidemill-tenant"
+"""Header of `POST /store`: the partition the answer belongs to."""
+CACHE_MODEL = "x-tidemill-model"
+"""Header of `POST /store`: the model that answered."""
+CACHE_KEY = "x-tidemill-key"
+"""Header of `POST /store`: the key of the look-up."""
+
+_JSON = {"content-type": "application/json"}
+_CONTENT_TYPE_CHARS_MAX = 256
+
+
+class SemanticTierMissingError(Exception):
+    """The configuration asks for near matches."""
+
+
+class CacheService:
+    """The cache of one replica behind `app`.
+
+    Args:
+        config: The deployment's section.
+        now: Seconds on a clock that never goes backwards; ages are measured with it.
+        body_bytes_max: Bound on JSON bodies; larger ones get 413 (`gateway.body_bytes_max` in a cluster).
+    """
+
+    def __init__(
+        self,
+        config: SemanticCacheConfig,
+        now: Callable[[], float],
+        *,
+        body_bytes_max: int = 8 * 1024 * 1024,
+    ) -> None:
+        self._config = config
+        self._now = now
+        self._body_bytes_max = body_bytes_max
+        self._exact = ExactTier(config.exact)
+        self._flights = SingleFlight(config.exact)
+        self._encoder = Encoder(config.encoder)
+        self._lookups = dict.fromkeys(LookupOutcome, 0)
+        self.app = Starlette(
+            routes=[
+                Route("/lookup", self._lookup, methods=["POST"]),
+                Route("/store", self._store, methods=["POST"]),
+                Route("/release", self._release, methods=["POST"]),
+                Route("/purge", self._purge, methods=["POST"]),
+                Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                Route("/stats", self._stats, methods=["GET"]),
+                Route("/metrics", self._metrics, methods=["GET"]),
+                Route("/health", self._health, methods=["GET"]),
+            ],
+            exception_handlers={
+                ApiError: answer_api_error,
+                HTTPException: answer_http_exception,
+                ClientDisconnect: answer_disconnect,
+                Exception: answer_crash,
+            },
+        )
+
+    async def start(self) -> None:
+        """Loads the encoder, away from the event loop.
+
+        Raises:
+            SemanticTierMissingError: Near matches are asked for and cannot be served.
+            EncoderUnavailableError: The encoder's files are not installed.
+        """
+        if self._config.semantic.enabled:
+            raise SemanticTierMissingError(
+                "the semantic tier is not built yet; set semantic_cache.semantic.enabled: false"
+            )
+        await self._encoder.load()
+
+    async def close(self) -> None:
+        """Lets all who wait compute for themselves and ends the encoder's thread."""
+        self._flights.close()
+        await self._encoder.close()
+
+    async def _lookup(self, request: Request) -> Response:
+        query = cache_query(await read_object(request, bytes_max=self._body_bytes_max))
+        key = EntryKey(tenant=query.tenant, model=query.model, key=query.key)
+        entry = self._exact.get(key, now_s=self._now())
+        if entry is not None:
+            return self._hit(entry, LookupOutcome.HIT)
+        # A semantic tier is asked here, before anybody is made to wait.
+        turn = self._flights.ask(key) if query.single_flight else None
+        if not isinstance(turn, Waiter):
+            return self._miss(turn)
+        outcome = await self._flights.wait(turn, gone=_departure(request))
+        if isinstance(outcome, Entry):
+            return self._hit(outcome, LookupOutcome.SHARED)
+        return self._miss(outcome)
+
+    async def _store(self, request: Request) -> Response:
+        key = entry_key(request.headers, tenant=CACHE_TENANT, model=CACHE_MODEL, key=CACHE_KEY)
+        content_type = _content_type(request)
+        token = request.headers.get(CACHE_LEASE)
+        self._admits(token, key)
+        try:
+            body = await read_body(request, bytes_max=self._exact.answer_bytes_max)
+        except ClientDisconnect:
+            self._flights.release(token or "")
+            raise
+        except ApiError:
+            # Who waits would get an answer of this size one after the other; they rather compute at once.
+            self._exact.refuse()
+            self._flights.land(key, None)
+            raise
+        # Again, because a purge may have come while the body was read.
+        if not self._admits(token, key):
+            self._flights.release(token or "")
+            return Response(status_code=204)
+        entry = Entry(body=body, content_type=content_type, stored_at_s=self._now())
+        self._exact.put(key, entry)
+        self._flights.land(key, entry)
+        return Response(status_code=204)
+
+    async def _release(self, request: Request) -> Response:
+        token = request.headers.get(CACHE_LEASE)
+        if not token:
+            raise ApiError(f"the header {CACHE_LEASE} is missing", param=CACHE_LEASE, code="invalid_value")
+        self._flights.release(token)
+        return Response(status_code=204)
+
+    async def _purge(self, request: Request) -> Response:
+        tenant, model = purge_scope(await read_object(request, bytes_max=self._body_bytes_max))
+        count = self._exact.purge(tenant=tenant, model=model)
+        self._flights.void(tenant, model)
+        return Response(orjson.dumps({"purged": count}), headers=_JSON)
+
+    async def _embeddings(self, request: Request) -> Response:
+        data = await read_object(request, bytes_max=self._body_bytes_max)
+        wanted = parse_embeddings(data, self._config.encoder)
+        if not self._encoder.is_loaded:
+            raise ApiError("the encoder is starting", code="not_ready", status=503, retry_after_s=1)
+        try:
+            encoding = await self._encoder.encode(wanted.texts)
+        except EncoderBusyError as error:
+            raise ApiError(str(error), code="overloaded", status=503, retry_after_s=2) from error
+        return Response(render_embeddings(wanted, encoding, self._config.encoder.model), headers=_JSON)
+
+    async def _stats(self, _request: Request) -> Response:
+        stats = {
+            "lookups": self._lookups,
+            "exact": asdict(self._counts().exact),
+            "single_flight": asdict(self._flights.stats()),
+            "encoder": {
+                "model": self._config.encoder.model,
+                "loaded": self._encoder.is_loaded,
+                "texts_encoded": self._encoder.texts_encoded,
+            },
+        }
+        return Response(orjson.dumps(stats, option=orjson.OPT_NON_STR_KEYS), headers=_JSON)
+
+    async def _metrics(self, _request: Request) -> Response:
+        body, content_type = render_metrics(self._counts())
+        return Response(body, headers={"content-type": content_type})
+
+    async def _health(self, _request: Request) -> Response:
+        status, word = (200, "ok") if self._encoder.is_loaded else (503, "starting")
+        return Response(orjson.dumps({"status": word}), status_code=status, headers=_JSON)
+
+    def _counts(self) -> CacheCounts:
+        self._exact.expire(now_s=self._now())
+        return CacheCounts(
+            lookups=self._lookups, exact=self._exact.stats(), waiters=self._flights.stats().waiters
+        )
+
+    def _admits(self, token: str | None, key: EntryKey) -> bool:
+        try:
+            return self._flights.check(token, key)
+        except LeaseMismatchError as error:
+            raise ApiError(str(error), param=CACHE_LEASE, code="lease_mismatch") from error
+
+    def _hit(self, entry: Entry, outcome: LookupOutcome) -> Response:
+        self._lookups[outcome] += 1
+        return Response(
+            entry.body,
+            headers={
+                "content-type": entry.content_type,
+                CACHE_OUTCOME: "hit",
+                CACHE_TIER: "exact",
+                CACHE_AGE: f"{entry.age_s(self._now()):.3f}",
+            },
+        )
+
+    def _miss(self, lease: Lease | None) -> Response:
+        self._lookups[LookupOutcome.MISS] += 1
+        headers = {CACHE_OUTCOME: "miss"}
+        if lease is not None:
+            headers[CACHE_LEASE] = lease.token
+        return Response(status_code=204, headers=headers)
+
+
+def _content_type(request: Request) -> str:
+    content_type = request.headers.get("content-type", "")
+    if not 0 < len(content_type) <= _CONTENT_TYPE_CHARS_MAX:
+        raise ApiError(
+            f"the header content-type must have 1 to {_CONTENT_TYPE_CHARS_MAX} characters",
+            param="content-type",
+            code="invalid_value",
+        )
+    return content_type
+
+
+async def _departure(request: Request) -> None:
+    # After the body, the only message left is the one that says the client has gone.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
