@@ -34,6 +34,12 @@ def test_absurd_counts_cannot_push_the_ratio_out_of_its_bounds(tokens, bound):
     assert 0.05 <= ratio.tokens_per_byte <= 2.0
 
 
+def test_one_absurd_count_weighs_no_more_than_the_largest_sensible_one():
+    settled = TokenRatio(tokens_per_byte=0.25, observations=1000)
+    absurd = learn(settled, prompt_bytes=10, prompt_tokens=10**6)
+    assert absurd.tokens_per_byte == learn(settled, prompt_bytes=10, prompt_tokens=20).tokens_per_byte < 0.34
+
+
 @pytest.mark.parametrize(("size", "tokens"), [(0, 5), (5, 0), (-1, 5)])
 def test_nothing_is_learnt_from_nothing(size, tokens):
     assert learn(TokenRatio(), prompt_bytes=size, prompt_tokens=tokens) == TokenRatio()
