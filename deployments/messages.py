@@ -7,8 +7,10 @@ store (docs/adr/0003). Headers carry what the receiver needs before it reads a b
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import ReplicaReport
 
+SEMANTIC_CACHE = "semantic_cache"
+"""Name of the cache among the services in the directory."""
 CACHE_OUTCOME = "x-tidemill-outcome"
 """Response header of a cache look-up: `hit` or `miss`."""
 CACHE_LEASE = "x-tidemill-lease"
@@ -17,6 +19,12 @@ CACHE_AGE = "x-tidemill-age"
 """Header of a hit: seconds since the answer was stored."""
 CACHE_TIER = "x-tidemill-tier"
 """Header of a hit: `exact` or `semantic`."""
+CACHE_TENANT = "x-tidemill-tenant"
+"""Header of an answer to store: the partition it belongs to."""
+CACHE_MODEL = "x-tidemill-model"
+"""Header of an answer to store: the model that gave it."""
+CACHE_KEY = "x-tidemill-key"
+"""Header of an answer to store: the key of the look-up."""
 REQUEST_ID = "x-request-id"
 """Sent to engines; vLLM makes it part of its request id."""
 
@@ -58,16 +66,3 @@ class FleetState:
     """Grows with every change that routing must know of (joined, left, draining)."""
     replicas: tuple[ReplicaReport, ...] = ()
     services: tuple[ServiceReport, ...] = ()
-
-
-def replica_report_from_json(data: dict[str, Any]) -> ReplicaReport:
-    """The inverse of `dataclasses.asdict` for a replica report."""
-    return ReplicaReport(
-        **{
-            **data,
-            "replica_id": ReplicaId(data["replica_id"]),
-            "pool": PoolName(data["pool"]),
-            "role": Role(data["role"]),
-            "phase": ReplicaPhase(data["phase"]),
-        }
-    )

@@ -19,8 +19,8 @@ from cluster.config import TidemillConfig
 from cluster.config.pools import SimulatedEngine, VllmEngine
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from deployments.directory.actor import DirectoryClient
-from deployments.engine.http_port import HttpPort
 from deployments.engine.interface import Engine, EngineFailedError
+from deployments.http_port import HttpPort
 
 logger = logging.getLogger("tidemill.replica")
 
@@ -31,7 +31,9 @@ _ROUTED_AROUND_TIMEOUT_S = 15.0
 class EngineReplica:
     """What the prefill, decode and combined deployments have in common."""
 
-    async def __init__(self, config: TidemillConfig, pool_name: str, weights: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: TidemillConfig, pool_name: str, weights: str
+    ) -> None:
         """Start the engine; returns when it answers, so that Serve calls the replica ready only then."""
         self._name = PoolName(pool_name)
         self._pool = config.pools[pool_name]
@@ -68,7 +70,9 @@ class EngineReplica:
                 f"{self._http.url}/v1/completions", json=body, timeout=timeout
             ) as response:
                 if response.status != 200:
-                    raise EngineFailedError(f"health check: {response.status} {(await response.text())[:500]}")
+                    raise EngineFailedError(
+                        f"health check: {response.status} {(await response.text())[:500]}"
+                    )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineFailedError(f"health check: {error or 'timed out'}") from error
 
@@ -112,8 +116,7 @@ class EngineReplica:
         deadline_s = time.monotonic() + self._pool.drain_timeout_s
         with contextlib.suppress(Exception):
             await self._directory.call("drain", self._id, _ROUTED_AROUND_TIMEOUT_S)
-        while self._http.open_requests and time.monotonic() < deadline_s:
-            await asyncio.sleep(0.05)
+        await self._http.idle(timeout_s=deadline_s - time.monotonic())
         cut_off = self._http.open_requests
         for task in self._tasks:
             task.cancel()

@@ -3,6 +3,7 @@
 The only module that imports vllm, and only when an engine starts, so that everything else runs without it.
 """
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,12 +17,11 @@ from cluster.config.models import ModelConfig
 from cluster.config.pools import PoolConfig, VllmEngine
 from cluster.entities.pool import Role
 from deployments.engine.cores import CoreClaim
-from deployments.engine.http_port import free_port
 from deployments.engine.interface import EngineFailedError, EngineLoad
+from deployments.http_port import free_port
 
 logger = logging.getLogger("tidemill.engine")
 
-_MIN_PREFILL_S = 0.05
 _CPU_DEFAULTS: Mapping[str, Any] = {
     "dtype": "float32",  # bfloat16 is three times slower without AVX-512
     "enforce_eager": True,  # nothing to capture on a CPU, and compiling costs a minute
@@ -32,7 +32,14 @@ class VllmServer:
     """One vLLM engine (an `Engine`)."""
 
     def __init__(
-        self, config: VllmEngine, *, pool: PoolConfig, name: str, model: ModelConfig, weights: str, split: bool
+        self,
+        config: VllmEngine,
+        *,
+        pool: PoolConfig,
+        name: str,
+        model: ModelConfig,
+        weights: str,
+        split: bool,
     ) -> None:
         """Prepare; nothing is loaded before `start`.
 
@@ -135,12 +142,13 @@ class VllmServer:
     def load(self) -> EngineLoad:
         """How busy the engine is, from vLLM's own gauges in this process."""
         computed = _metric("vllm:request_prefill_kv_computed_tokens_sum")
+        requests = _metric("vllm:request_prefill_kv_computed_tokens_count")
         prefill_s = _metric("vllm:request_prefill_time_seconds_sum")
         return EngineLoad(
             requests_running=int(_metric("vllm:num_requests_running")),
             requests_waiting=int(_metric("vllm:num_requests_waiting")),
             kv_cache_usage=min(max(_metric("vllm:kv_cache_usage_perc"), 0.0), 1.0),
-            prefill_tokens_per_s=self._rate.observe(computed, prefill_s),
+            prefill_tokens_per_s=self._rate.observe(computed, requests, prefill_s),
         )
 
     def failure(self) -> str | None:
@@ -158,18 +166,27 @@ class VllmServer:
 
 
 class PrefillRate:
-    """Exponentially weighted prefill rate from two growing sums (tokens computed, seconds spent)."""
+    """Exponentially weighted prefill rate from three growing sums: tokens computed, requests, seconds spent.
 
-    def __init__(self, *, weight: float = 0.2) -> None:
+    Short prompts (health checks among them) say how long a step takes, not how fast prompts are computed,
+    so an interval whose requests computed few tokens each is left out.
+    """
+
+    def __init__(self, *, weight: float = 0.3, tokens_per_request_min: float = 64.0) -> None:
         self._weight = weight
-        self._last = (0.0, 0.0)
+        self._tokens_per_request_min = tokens_per_request_min
+        self._last = (0.0, 0.0, 0.0)
         self._rate: float | None = None
 
-    def observe(self, tokens: float, seconds: float) -> float | None:
-        """Take the sums so far and return the rate in tokens per second; None before the first prefill."""
-        more_tokens, more_s = tokens - self._last[0], seconds - self._last[1]
-        if more_tokens > 0 and more_s >= _MIN_PREFILL_S:
-            self._last = (tokens, seconds)
+    def observe(self, tokens: float, requests: float, seconds: float) -> float | None:
+        """Take the sums so far and return the rate in tokens per second; None before the first long prefill."""
+        more_tokens, more_requests, more_s = (
+            now - before for now, before in zip((tokens, requests, seconds), self._last, strict=True)
+        )
+        if more_requests <= 0:
+            return self._rate
+        self._last = (tokens, requests, seconds)
+        if more_tokens / more_requests >= self._tokens_per_request_min and more_s > 0:
             rate = more_tokens / more_s
             self._rate = rate if self._rate is None else self._rate + self._weight * (rate - self._rate)
         return self._rate
@@ -179,14 +196,15 @@ def _metric(name: str) -> float:
     """Sum of a metric of this process over its labels; 0 if it does not exist yet."""
     base = name.removesuffix("_sum")
     return sum(
-        sample.value for metric in REGISTRY.collect() if metric.name == base
-        for sample in metric.samples if sample.name == name
+        sample.value
+        for metric in REGISTRY.collect()
+        if metric.name == base
+        for sample in metric.samples
+        if sample.name == name
     )
 
 
 def _flags(args: Mapping[str, Any]) -> list[str]:
-    import json
-
     flags: list[str] = []
     for name, value in args.items():
         flag = f"--{name.replace('_', '-')}"

@@ -1,0 +1,139 @@
+"""Builds the Serve applications from the configuration: one per pool, one for the gateway.
+
+An application of its own lets a pool be added, resized and removed without touching the rest
+(docs/adr/0004). `deploy` is what the command line and the Ray job call.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray import serve
+from ray.serve.api import RunTarget
+
+from cluster.config import TidemillConfig
+from cluster.entities.pool import Role
+from deployments.combined.deployment import Combined
+from deployments.decode.deployment import Decode
+from deployments.directory.actor import NAMESPACE, start_directory
+from deployments.prefill.deployment import Prefill
+from deployments.router.deployment import RouterSettings, router_deployment
+from deployments.semantic_cache.deployment import SemanticCache
+
+GATEWAY_APPLICATION = "gateway"
+_DEPLOYMENTS: dict[Role, Any] = {Role.PREFILL: Prefill, Role.DECODE: Decode, Role.COMBINED: Combined}
+_FORCED_STOP_S = 30.0
+"""What Serve adds to a pool's drain time before it kills a replica."""
+
+
+def pool_application_name(pool: str) -> str:
+    """Name of the Serve application of a pool."""
+    return f"pool-{pool}"
+
+
+def pool_application(config: TidemillConfig, pool_name: str, weights: str) -> serve.Application:
+    """The application of one pool."""
+    pool = config.pools[pool_name]
+    resources = pool.resources
+    actor_options: dict[str, object] = {
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus,
+        "resources": dict(resources.custom),
+    }
+    if resources.memory_bytes is not None:
+        actor_options["memory"] = resources.memory_bytes
+    deployment = _DEPLOYMENTS[pool.role].options(
+        num_replicas=pool.replicas.start,
+        ray_actor_options=actor_options,
+        graceful_shutdown_timeout_s=pool.drain_timeout_s + _FORCED_STOP_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=pool.health_period_s,
+        health_check_timeout_s=pool.health_timeout_s,
+    )
+    return deployment.bind(config, pool_name, weights)
+
+
+def gateway_application(config: TidemillConfig, settings: RouterSettings) -> serve.Application:
+    """The router, and the semantic cache it asks first."""
+    gateway = config.gateway
+    router = router_deployment(config, settings).options(
+        num_replicas=gateway.router_replicas,
+        ray_actor_options={"num_cpus": gateway.router_cpus},
+        # The router bounds itself and answers 429 in OpenAI's shape; Serve's own bound lies behind that.
+        max_ongoing_requests=gateway.max_concurrent_requests + gateway.max_queued_requests + 64,
+        graceful_shutdown_timeout_s=gateway.request_timeout_s,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return router.bind()
+
+
+def cache_application(config: TidemillConfig) -> serve.Application:
+    """The semantic cache."""
+    deployment = cast("serve.Deployment", SemanticCache)
+    return deployment.options(
+        ray_actor_options={"num_cpus": config.semantic_cache.cpus},
+        graceful_shutdown_wait_loop_s=0.2,
+    ).bind(config)
+
+
+def targets(
+    config: TidemillConfig, *, weights: Mapping[str, str], settings: RouterSettings
+) -> list[RunTarget]:
+    """Every application of a cluster, in the order in which they are of use."""
+    found = [
+        RunTarget(
+            target=pool_application(config, name, weights[pool.model]),
+            name=pool_application_name(name),
+            route_prefix=None,
+            external_scaler_enabled=True,
+        )
+        for name, pool in config.pools.items()
+    ]
+    if config.semantic_cache.enabled:
+        found.append(RunTarget(target=cache_application(config), name="semantic-cache", route_prefix=None))
+    found.append(
+        RunTarget(target=gateway_application(config, settings), name=GATEWAY_APPLICATION, route_prefix="/")
+    )
+    return found
+
+
+def deploy(
+    config: TidemillConfig,
+    *,
+    cluster_address: str,
+    state_dir: Path,
+    weights: Mapping[str, str],
+    admin_key: str,
+    progress: Callable[[str], None],
+) -> None:
+    """Deploy everything on a running Ray cluster; returns when every application runs.
+
+    Args:
+        config: what to deploy.
+        cluster_address: the Ray cluster's address (`host:port`).
+        state_dir: where routers keep their decision logs.
+        weights: for every model, a local folder or Hugging Face id.
+        admin_key: what `/admin/*` asks for.
+        progress: told of every step.
+
+    Raises:
+        RuntimeError: an application failed to deploy, with Serve's message.
+    """
+    if not ray.is_initialized():
+        ray.init(
+            address=cluster_address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", str(Path.cwd()))}},
+        )
+    progress("starting the fleet directory")
+    start_directory()
+    serve.start(http_options={"host": config.gateway.host, "port": config.gateway.port})
+    applications = targets(
+        config, weights=weights, settings=RouterSettings(state_dir=str(state_dir), admin_key=admin_key)
+    )
+    progress(f"deploying {', '.join(target.name for target in applications)}")
+    serve.run_many(applications, wait_for_applications_running=True)

@@ -1,0 +1,1 @@
+"""The router: the HTTP surface, and for every request which pool, which replica, and whether to compute."""

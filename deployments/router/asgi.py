@@ -1,0 +1,174 @@
+"""The router's HTTP surface: a plain ASGI application.
+
+No framework between the socket and the relay: every token of every stream passes here.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cluster.entities.workload import Surface
+from deployments.router.admin import Admin
+from deployments.router.core import RouterCore
+from deployments.router.errors import ApiError, body_too_large
+from deployments.router.generation import Generation
+from deployments.router.passthrough import Passthrough
+from deployments.router.requests import parse, tenant_of
+from deployments.router.responder import Receive, Responder, Scope, Send
+
+logger = logging.getLogger("tidemill.router")
+
+_SURFACES = {surface.value: surface for surface in Surface}
+
+
+class RouterApp:
+    """Routes requests by path. `core` must be started before the first one."""
+
+    def __init__(self, core: RouterCore) -> None:
+        self._core = core
+        admin = Admin(core)
+        passthrough = Passthrough(core)
+        self._passthrough = passthrough
+        self._admin = admin
+        self._gets: dict[str, Callable[[Responder], Awaitable[None]]] = {
+            "/health": admin.health,
+            "/ready": admin.ready,
+            "/metrics": admin.metrics,
+            "/v1/models": admin.models,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        responder = Responder(send)
+        surface = _SURFACES.get(scope["path"])
+        try:
+            await self._route(scope, receive, responder, surface)
+        except ApiError as error:
+            if error.status == 429:
+                self._core.metrics.rejected(error.code)
+            await responder.error(error, surface)
+        except ClientLeftError:
+            pass
+        except Exception:
+            logger.exception("request failed")
+            crash = ApiError(status=500, message="Internal error in the router.", code="internal_error")
+            await responder.error(crash, surface)
+
+    async def _route(
+        self, scope: Scope, receive: Receive, responder: Responder, surface: Surface | None
+    ) -> None:
+        path, method = scope["path"], scope["method"]
+        headers = _headers(scope)
+        if surface is not None:
+            if method != "POST":
+                raise _wrong_method(path, "POST")
+            await self._post(surface, headers, receive, responder)
+        elif path in self._gets or path.startswith("/v1/models/"):
+            if method not in ("GET", "HEAD"):
+                raise _wrong_method(path, "GET")
+            if path in self._gets:
+                await self._gets[path](responder)
+            else:
+                await self._admin.model(responder, path.removeprefix("/v1/models/"))
+        elif path.startswith("/admin/"):
+            body = await self._body(headers, receive) if method == "POST" else b""
+            await self._admin.handle(method, path, headers, body, responder)
+        else:
+            message = (
+                f"There is no {method} {path} here. The surfaces are: {', '.join(_SURFACES)}, /v1/models."
+            )
+            raise ApiError(status=404, message=message, code="not_found")
+
+    async def _post(
+        self, surface: Surface, headers: dict[str, str], receive: Receive, responder: Responder
+    ) -> None:
+        arrived_at_s = self._core.now_s()
+        if surface.generates:
+            self._core.queue.check()
+        raw = await self._body(headers, receive)
+        if surface is Surface.EMBEDDINGS:
+            await _unless_client_leaves(receive, self._passthrough.embeddings(raw, responder))
+            return
+        request = parse(raw, surface, self._core.config)
+        tenant = tenant_of(headers)
+        if not surface.generates:
+            work = self._passthrough.to_any_replica(request, tenant, responder)
+            await _unless_client_leaves(receive, work)
+            return
+        generation = Generation(
+            self._core, request, responder, headers=headers, tenant=tenant, arrived_at_s=arrived_at_s
+        )
+        self._core.queue.in_flight += 1
+        try:
+            await _unless_client_leaves(receive, self._generate(generation, responder, surface))
+        finally:
+            self._core.queue.in_flight -= 1
+            generation.finish()
+            self._core.queue.wake()
+
+    async def _generate(self, generation: Generation, responder: Responder, surface: Surface) -> None:
+        try:
+            await generation.run()
+        except ApiError as error:
+            # Answered here, so that the record has the status that the client got.
+            if error.status == 429:
+                self._core.metrics.rejected(error.code)
+            await responder.error(error, surface)
+
+    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
+        limit = self._core.config.gateway.body_bytes_max
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > limit:
+            raise body_too_large(limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeftError
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise body_too_large(limit)
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection; there is nobody to answer."""
+
+
+async def _unless_client_leaves(receive: Receive, work: Any) -> None:
+    """Do the work; cancel it as soon as the client is gone, so that the engine stops computing."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeftError
+        await task
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _wrong_method(path: str, right: str) -> ApiError:
+    message = f"{path} takes {right}."
+    return ApiError(status=405, message=message, code="method_not_allowed", headers={"allow": right})

@@ -1,0 +1,184 @@
+"""Asks the semantic-cache deployment before any engine is asked, and gives it what the engines answered.
+
+The cache can only help: whatever goes wrong with it, the request goes on without it.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from cluster.config.semantic_cache import SemanticCacheConfig
+from deployments.messages import (
+    CACHE_AGE,
+    CACHE_KEY,
+    CACHE_LEASE,
+    CACHE_MODEL,
+    CACHE_OUTCOME,
+    CACHE_TENANT,
+    CACHE_TIER,
+    CacheQuery,
+)
+from deployments.router.requests import ParsedRequest
+
+logger = logging.getLogger("tidemill.router.cache")
+
+OPT_HEADER = "x-tidemill-cache"
+"""Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
+_ID = re.compile(rb'"id":\s?"((?:chatcmpl-|cmpl-|resp_|msg_)[A-Za-z0-9_-]+)"')
+_NOT_PART_OF_THE_ANSWER = frozenset({"user", "metadata", "request_id", "priority"})
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """A hit."""
+
+    body: bytes
+    content_type: str
+    tier: str
+    age_s: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss:
+    """Nothing there; with a lease, others wait for what this request computes."""
+
+    key: str
+    lease: str | None = None
+
+
+def may_look_up(headers: Mapping[str, str]) -> bool:
+    """Whether the caller accepts a stored answer."""
+    control = headers.get("cache-control", "").lower()
+    return "no-cache" not in control and "no-store" not in control
+
+
+def is_cacheable(request: ParsedRequest, headers: Mapping[str, str]) -> bool:
+    """Whether an equal request would get an equal answer, or the caller says that one will do."""
+    choice = headers.get(OPT_HEADER, "").lower()
+    if choice == "off" or "no-store" in headers.get("cache-control", "").lower():
+        return False
+    body = request.body
+    if not request.surface.generates or body.get("previous_response_id") or body.get("background"):
+        return False
+    if body.get("kv_transfer_params") is not None:
+        return False
+    if choice == "on":
+        return True
+    # A tool call has effects outside; replaying one must be asked for.
+    return body.get("temperature") == 0 and not body.get("tools")
+
+
+def key_of(request: ParsedRequest) -> str:
+    """SHA-256 of everything that determines the answer and its form."""
+    material = {k: v for k, v in request.body.items() if k not in _NOT_PART_OF_THE_ANSWER}
+    digest = hashlib.sha256(request.surface.encode())
+    digest.update(orjson.dumps(material, option=orjson.OPT_SORT_KEYS))
+    return digest.hexdigest()
+
+
+def with_new_id(body: bytes, make_id: Callable[[], str]) -> bytes:
+    """A stored answer under an id of its own, so that clients that log ids do not see one twice."""
+    found = _ID.search(body[:4096])
+    if found is None:
+        return body
+    old = found.group(1)
+    prefix = re.match(rb"chatcmpl-|cmpl-|resp_|msg_", old)
+    assert prefix is not None  # noqa: S101 - the pattern begins with it
+    return body.replace(old, prefix.group(0) + make_id().encode())
+
+
+class CacheClient:
+    """The connection to the cache; `url` says where it is at the moment."""
+
+    def __init__(
+        self,
+        config: SemanticCacheConfig,
+        session: Callable[[], aiohttp.ClientSession],
+        url: Callable[[], str | None],
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._url = url
+
+    async def look_up(self, request: ParsedRequest, tenant: str) -> CachedAnswer | CacheMiss | None:
+        """A stored answer, a miss, or None if the cache does not answer. May wait for an identical request."""
+        url = self._url()
+        if url is None:
+            return None
+        key = key_of(request)
+        single_flight = self._config.exact.single_flight_wait_s > 0
+        query = CacheQuery(tenant=tenant, model=request.model, key=key, single_flight=single_flight)
+        patience_s = self._config.lookup_timeout_s + self._config.exact.single_flight_wait_s
+        timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=self._config.lookup_timeout_s)
+        try:
+            async with self._session().post(
+                f"{url}/lookup",
+                data=orjson.dumps(query.to_json()),
+                headers={"content-type": "application/json"},
+                timeout=timeout,
+            ) as response:
+                content = await response.read()
+                if response.headers.get(CACHE_OUTCOME) == "hit":
+                    return CachedAnswer(
+                        body=content,
+                        content_type=response.headers.get("content-type", "application/json"),
+                        tier=response.headers.get(CACHE_TIER, "exact"),
+                        age_s=response.headers.get(CACHE_AGE, "0"),
+                    )
+                if response.status != 204:
+                    logger.warning("cache look-up: status %d %s", response.status, content[:200])
+                    return None
+                return CacheMiss(key=key, lease=response.headers.get(CACHE_LEASE))
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("cache look-up: %s: %s", type(error).__name__, error)
+            return None
+
+    async def store(
+        self, miss: CacheMiss, *, tenant: str, model: str, content_type: str, body: bytes
+    ) -> None:
+        """Give an answer to the cache and to everybody who waits for it."""
+        headers = {
+            CACHE_TENANT: tenant,
+            CACHE_MODEL: model,
+            CACHE_KEY: miss.key,
+            "content-type": content_type,
+        }
+        if miss.lease is not None:
+            headers[CACHE_LEASE] = miss.lease
+        await self._post("/store", headers, body)
+
+    async def release(self, miss: CacheMiss) -> None:
+        """Say that no answer will come, so that somebody who waits computes it."""
+        if miss.lease is not None:
+            await self._post("/release", {CACHE_LEASE: miss.lease}, b"")
+
+    async def purge(self, scope: Mapping[str, Any]) -> tuple[int, bytes]:
+        """Forget answers of a tenant, a model, or all."""
+        url = self._url()
+        if url is None:
+            return (
+                503,
+                b'{"error":{"message":"The semantic cache is not running.","code":"cache_unavailable"}}',
+            )
+        async with self._session().post(f"{url}/purge", json=dict(scope)) as response:
+            return response.status, await response.read()
+
+    async def _post(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        url = self._url()
+        if url is None:
+            return
+        timeout = aiohttp.ClientTimeout(total=self._config.lookup_timeout_s)
+        try:
+            async with self._session().post(
+                url + path, data=body, headers=headers, timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    logger.warning("cache %s: %d %s", path, response.status, (await response.read())[:200])
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("cache %s: %s: %s", path, type(error).__name__, error)

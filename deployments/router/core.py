@@ -1,0 +1,157 @@
+"""What all requests of one router replica share."""
+
+import asyncio
+import hashlib
+import random
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config import TidemillConfig
+from cluster.entities.decision import ReplicaDecision
+from cluster.entities.pool import ReplicaId, ReplicaView, Role
+from cluster.entities.reasons import Reason
+from cluster.entities.workload import RequestSignals
+from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.prefix_index import block_hashes
+from cluster.policy.token_estimate import TokenRatio, estimate_tokens, learn
+from deployments.messages import SEMANTIC_CACHE, FleetState
+from deployments.router.cache_client import CacheClient
+from deployments.router.decision_log import DecisionLog
+from deployments.router.fleet_view import FleetPicture
+from deployments.router.metrics import RouterMetrics
+from deployments.router.queue import AdmissionQueue
+from deployments.router.requests import ParsedRequest
+from deployments.router.upstream import Upstream
+
+ANSWERING = frozenset({Role.DECODE, Role.COMBINED})
+PREFILLING = frozenset({Role.PREFILL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """What a router needs beside the configuration."""
+
+    state_dir: str
+    """Folder for decision logs; empty writes none."""
+    admin_key: str
+    """Key for `/admin/*`; empty closes them."""
+
+
+class RouterCore:
+    """State and services of one router replica."""
+
+    def __init__(self, config: TidemillConfig, settings: RouterSettings, *, router_id: str) -> None:
+        """Prepare; nothing runs before `start`."""
+        self.config = config
+        self.settings = settings
+        self.router_id = router_id
+        self.config_hash = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
+        self.picture = FleetPicture(config.routing.replicas, shared=config.gateway.router_replicas > 1)
+        self.queue = AdmissionQueue(config.gateway)
+        self.upstream = Upstream(config.gateway)
+        self.metrics = RouterMetrics()
+        folder = Path(settings.state_dir) / "decisions" if settings.state_dir else None
+        self.decisions = DecisionLog(
+            config.decision_log, folder, name=router_id, on_drop=self.metrics.decision_dropped
+        )
+        self.cache = CacheClient(
+            config.semantic_cache,
+            lambda: self.upstream.session,
+            lambda: self.picture.service_url(SEMANTIC_CACHE),
+        )
+        # Only ties and jitter hang on it; what it gave is in the decision log.
+        self._chance = random.Random(secrets.randbits(64))  # noqa: S311
+        self._ratios = dict.fromkeys(config.models, TokenRatio())
+        self.picture.on_change(self.queue.wake)
+
+    async def start(self) -> None:
+        """Open connections and the log."""
+        await self.upstream.start()
+        self.decisions.start()
+
+    async def close(self) -> None:
+        """Close them."""
+        await self.upstream.close()
+        await self.decisions.close()
+
+    def apply(self, fleet: FleetState) -> None:
+        """Take a new picture of the fleet."""
+        self.picture.apply(fleet)
+        self.metrics.fleet(self.picture.reports())
+
+    def now_s(self) -> float:
+        """The router's clock, the event loop's."""
+        return asyncio.get_running_loop().time()
+
+    def wall_s(self) -> float:
+        """Unix time, for the log's readers."""
+        return time.time()
+
+    def draw(self) -> float:
+        """Chance in [0, 1)."""
+        return self._chance.random()
+
+    def new_decision_id(self) -> str:
+        """Unique, and ordered by time."""
+        return f"d-{int(time.time() * 1000):012x}-{secrets.token_hex(5)}"
+
+    def signals(self, request: ParsedRequest, tenant: str) -> RequestSignals:
+        """What routing may look at."""
+        routing = self.config.routing.replicas
+        ratio = self._ratios[request.model]
+        tokens = request.prompt_tokens
+        if tokens is None:
+            tokens = estimate_tokens(ratio, len(request.prompt))
+        per_byte = tokens / len(request.prompt) if request.prompt else 0.0
+        return RequestSignals(
+            surface=request.surface,
+            model=request.model,
+            tenant=tenant,
+            prompt_tokens=tokens,
+            block_hashes=block_hashes(
+                request.prompt,
+                salt=request.model.encode(),
+                block_bytes=routing.prefix_block_bytes,
+                blocks_max=routing.prefix_blocks_per_prompt_max,
+            ),
+            block_tokens=int(per_byte * routing.prefix_block_bytes),
+            max_output_tokens=request.max_output_tokens,
+            stream=request.stream,
+            splittable=request.splittable,
+        )
+
+    def learn_tokens(self, request: ParsedRequest, prompt_tokens: int) -> None:
+        """Take in an engine's true prompt length."""
+        if request.prompt_tokens is None and request.prompt:
+            self._ratios[request.model] = learn(
+                self._ratios[request.model], prompt_bytes=len(request.prompt), prompt_tokens=prompt_tokens
+            )
+
+    def choose(self, signals: RequestSignals, candidates: tuple[ReplicaView, ...]) -> ReplicaDecision:
+        """Let the policy choose among candidates."""
+        now_s, draw = self.now_s(), self.draw()
+        choice = choose_replica(
+            signals.prompt_tokens, candidates, self.config.routing.replicas, now_s=now_s, draw=draw
+        )
+        return ReplicaDecision(
+            prompt_tokens=signals.prompt_tokens,
+            candidates=candidates,
+            decided_at_s=now_s,
+            draw=draw,
+            choice=choice,
+        )
+
+    def choose_answering(self, signals: RequestSignals, exclude: set[ReplicaId]) -> ReplicaDecision:
+        """Choose the replica that makes the tokens.
+
+        When no decode or combined replica is left, a prefill replica answers alone: it is a whole engine.
+        """
+        decision = self.choose(signals, self.picture.views(signals, ANSWERING, exclude))
+        choice = decision.choice
+        if choice.replica_id is None and Reason.ALL_FULL not in choice.reasons:
+            spare = self.choose(signals, self.picture.views(signals, PREFILLING, exclude))
+            if spare.choice.replica_id is not None:
+                return spare
+        return decision

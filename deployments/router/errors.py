@@ -1,0 +1,66 @@
+"""Errors as clients of the OpenAI and Anthropic APIs expect them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.entities.workload import Surface
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiError(Exception):
+    """A request that gets an error for an answer."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self, surface: Surface | None) -> dict[str, Any]:
+        """The JSON body, in the shape of the surface's API."""
+        if surface in (Surface.MESSAGES, Surface.COUNT_TOKENS):
+            kind = _ANTHROPIC_TYPES.get(self.status, "api_error")
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        if self.status == 429:
+            kind = "rate_limit_error"
+        else:
+            kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> ApiError:
+    """400."""
+    return ApiError(status=400, message=message, code=code, param=param)
+
+
+def model_not_found(name: object, known: list[str]) -> ApiError:
+    """404 with what would be right."""
+    message = f"The model {name!r} does not exist. Models here: {', '.join(known)}."
+    return ApiError(status=404, message=message, code="model_not_found", param="model")
+
+
+def body_too_large(limit_bytes: int) -> ApiError:
+    """413."""
+    message = f"The request body is larger than {limit_bytes} bytes."
+    return ApiError(status=413, message=message, code="request_too_large")
+
+
+def overloaded(message: str, *, status: int, retry_after_s: int) -> ApiError:
+    """429 (queue full) or 503 (nobody to answer)."""
+    return ApiError(
+        status=status,
+        message=message,
+        code="rate_limit_exceeded" if status == 429 else "overloaded",
+        headers={"retry-after": str(retry_after_s)},
+    )

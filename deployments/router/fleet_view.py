@@ -1,0 +1,189 @@
+"""The fleet as one router sees it: what the directory says, and what the router itself has in flight.
+
+Counters go up at dispatch and down exactly once, on every path, because a `Dispatch` releases itself.
+Token counts, not request counts, are the load: prompts differ a hundredfold.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from cluster.config.routing import ReplicaRoutingConfig
+from cluster.entities.pool import ReplicaId, ReplicaPhase, ReplicaReport, ReplicaView, Role
+from cluster.entities.workload import RequestSignals
+from cluster.policy.routing.replicas.health import ReplicaHealth, after_failure, after_success
+from cluster.policy.routing.replicas.prefix_index import PrefixIndex
+from deployments.messages import FleetState, ServiceReport
+
+
+@dataclass(slots=True)
+class _Load:
+    pending_prefill_tokens: int = 0
+    requests: int = 0
+    decode_tokens: int = 0
+    foreign_requests: int = 0
+    """In flight there from other routers, as of the last report."""
+    health: ReplicaHealth = field(default_factory=ReplicaHealth)
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """One request's weight on one replica, from dispatch to release."""
+
+    replica: ReplicaReport
+    _load: _Load
+    _uncached_tokens: int
+    _prompt_tokens: int
+    _on_release: Callable[[], None]
+    _phase: str = "prefill"
+
+    def first_token(self) -> None:
+        """The prompt has been computed; from now on the request decodes."""
+        if self._phase == "prefill":
+            self._phase = "decode"
+            self._load.pending_prefill_tokens -= self._uncached_tokens
+            self._load.decode_tokens += self._prompt_tokens
+
+    def recompute(self, uncached_tokens: int) -> None:
+        """The prompt comes with no ticket after all: it is computed here."""
+        if self._phase == "prefill":
+            self._uncached_tokens += uncached_tokens
+            self._load.pending_prefill_tokens += uncached_tokens
+
+    def release(self) -> None:
+        """The request is over there. Calling it again does nothing."""
+        if self._phase == "done":
+            return
+        if self._phase == "prefill":
+            self._load.pending_prefill_tokens -= self._uncached_tokens
+        else:
+            self._load.decode_tokens -= self._prompt_tokens
+        self._load.requests -= 1
+        self._phase = "done"
+        self._on_release()
+
+
+class FleetPicture:
+    """Replicas, their loads, their health and the prefixes they hold."""
+
+    def __init__(self, config: ReplicaRoutingConfig, *, shared: bool) -> None:
+        """Start empty.
+
+        Args:
+            config: routing of replicas.
+            shared: whether other routers send to the same replicas, so that reports must be counted too.
+        """
+        self._config = config
+        self._shared = shared
+        self._reports: dict[ReplicaId, ReplicaReport] = {}
+        self._loads: dict[ReplicaId, _Load] = {}
+        self.services: tuple[ServiceReport, ...] = ()
+        self._listeners: list[Callable[[], None]] = []
+        self.prefixes = PrefixIndex(config.prefix_blocks_per_replica_max)
+        self.version = 0
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call the listener whenever a waiting request may find a replica."""
+        self._listeners.append(listener)
+
+    def apply(self, fleet: FleetState) -> None:
+        """Take a new picture from the directory."""
+        self._reports = {report.replica_id: report for report in fleet.replicas}
+        self.services = fleet.services
+        self.version = fleet.version
+        for gone in [replica for replica in self._loads if replica not in self._reports]:
+            if not self._loads[gone].requests:
+                del self._loads[gone]
+            self.prefixes.forget(gone)
+        for replica, report in self._reports.items():
+            load = self._loads.setdefault(replica, _Load())
+            if self._shared:
+                reported = report.requests_running + report.requests_waiting
+                load.foreign_requests = max(0, reported - load.requests)
+        self._tell()
+
+    def service_url(self, service: str) -> str | None:
+        """Where a service listens; None if it is not there."""
+        return next((found.url for found in self.services if found.service == service), None)
+
+    def reports(self, model: str | None = None) -> list[ReplicaReport]:
+        """Known replicas, of one model or all."""
+        return [r for r in self._reports.values() if model is None or r.model == model]
+
+    def views(
+        self, signals: RequestSignals, roles: Collection[Role], exclude: Iterable[ReplicaId] = ()
+    ) -> tuple[ReplicaView, ...]:
+        """The candidates for a request in the given roles, as the policies see them."""
+        excluded = set(exclude)
+        return tuple(
+            self._view(report, signals)
+            for report in self._reports.values()
+            if report.model == signals.model and report.role in roles and report.replica_id not in excluded
+        )
+
+    def _view(self, report: ReplicaReport, signals: RequestSignals) -> ReplicaView:
+        load = self._loads[report.replica_id]
+        cached = 0
+        if signals.block_hashes:
+            blocks = self.prefixes.cached_blocks(report.replica_id, signals.block_hashes)
+            cached = min(blocks * signals.block_tokens, signals.prompt_tokens)
+        return ReplicaView(
+            replica_id=report.replica_id,
+            pool=report.pool,
+            role=report.role,
+            phase=report.phase,
+            pending_prefill_tokens=load.pending_prefill_tokens,
+            requests_in_flight=load.requests + load.foreign_requests,
+            decode_tokens=load.decode_tokens,
+            cached_tokens=cached,
+            prefill_tokens_per_s=report.prefill_tokens_per_s or self._config.assumed_prefill_tokens_per_s,
+            max_concurrent_requests=report.max_concurrent_requests,
+            put_aside_until_s=load.health.put_aside_until_s,
+        )
+
+    def dispatch(
+        self, replica_id: ReplicaId, signals: RequestSignals, *, computed_elsewhere: bool
+    ) -> Dispatch:
+        """Count a request in; the caller releases the result in a `finally`.
+
+        Args:
+            replica_id: a replica of the current picture.
+            signals: the request.
+            computed_elsewhere: whether its prompt comes as a KV ticket, so that nothing is prefilled here.
+        """
+        report = self._reports[replica_id]
+        load = self._loads[replica_id]
+        cached = self._view(report, signals).cached_tokens
+        uncached = 0 if computed_elsewhere else max(0, signals.prompt_tokens - cached)
+        load.requests += 1
+        load.pending_prefill_tokens += uncached
+        self.prefixes.record(replica_id, signals.block_hashes)
+        return Dispatch(report, load, uncached, signals.prompt_tokens, self._tell)
+
+    def failed(self, replica_id: ReplicaId, *, now_s: float, draw: float) -> None:
+        """Put a replica aside: it did not answer."""
+        load = self._loads.get(replica_id)
+        if load is not None:
+            load.health = after_failure(load.health, self._config, now_s=now_s, draw=draw)
+            # Its prefix cache may have gone with it; believing in it would draw traffic to it.
+            self.prefixes.forget(replica_id)
+
+    def succeeded(self, replica_id: ReplicaId) -> None:
+        """A replica answered."""
+        load = self._loads.get(replica_id)
+        if load is not None and load.health.failures:
+            load.health = after_success(load.health)
+
+    def in_flight(self, replica_id: ReplicaId) -> int:
+        """This router's requests on a replica."""
+        load = self._loads.get(replica_id)
+        return 0 if load is None else load.requests
+
+    def ready(self, model: str) -> bool:
+        """Whether a request for a model would be answered."""
+        return any(
+            report.phase is ReplicaPhase.READY and report.role.answers for report in self.reports(model)
+        )
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()

@@ -1,0 +1,148 @@
+"""Server-sent events of an engine on their way to a client: relayed byte for byte, watched in passing.
+
+The one thing that is taken out is the usage event that the router itself asked for, because the client did
+not. Everything else is only looked at: whether tokens have begun, whether the engine gave up, how it ended.
+"""
+
+from typing import Any
+
+import orjson
+
+from cluster.entities.workload import Surface
+
+_TAIL_BYTES_MAX = 256 * 1024
+_HELD_BYTES_MAX = 1024 * 1024
+_PREAMBLES = (
+    b"event: response.created",
+    b"event: response.in_progress",
+    b"event: message_start",
+    b"event: ping",
+)
+_ERRORS = (b'data: {"error"', b"event: error", b"event: response.failed")
+_ENDINGS = {
+    Surface.RESPONSES: (b"event: response.completed", b"event: response.incomplete"),
+    Surface.MESSAGES: (b"event: message_stop",),
+}
+
+
+class EventStream:
+    """The state of one relayed stream."""
+
+    def __init__(self, surface: Surface, *, drop_usage: bool) -> None:
+        """Start before the first byte.
+
+        Args:
+            surface: decides how preambles, endings and usage look.
+            drop_usage: take the final usage event out (chat and text completions).
+        """
+        self._surface = surface
+        self._drop_usage = drop_usage
+        self._carry = b""
+        self._recent: list[bytes] = []
+        self._recent_bytes = 0
+        self.events = 0
+        """Events so far: about one a token."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take bytes from the engine and return what the client gets of them now."""
+        self.events += chunk.count(b"data: ")
+        self._recent.append(chunk)
+        self._recent_bytes += len(chunk)
+        if self._recent_bytes > _TAIL_BYTES_MAX:
+            self._shorten()
+        if not self._drop_usage:
+            return chunk
+        if not self._carry and b'"usage":{' not in chunk and chunk.endswith(b"\n\n"):
+            return chunk
+        data = self._carry + chunk
+        whole, separator, self._carry = data.rpartition(b"\n\n")
+        if not separator:
+            return b""
+        if b'"usage":{' not in whole:
+            return whole + separator
+        kept = [event for event in whole.split(b"\n\n") if not _is_usage_only(event)]
+        return b"".join(event + b"\n\n" for event in kept)
+
+    def _shorten(self) -> None:
+        # Rarely and by much, so that a token costs no copy of the tail.
+        tail = b"".join(self._recent)[-_TAIL_BYTES_MAX // 2 :]
+        self._recent, self._recent_bytes = [tail], len(tail)
+
+    @property
+    def _tail(self) -> bytes:
+        return b"".join(self._recent)
+
+    def rest(self) -> bytes:
+        """What is left when the engine has closed the stream."""
+        rest, self._carry = self._carry, b""
+        return rest
+
+    def ended_well(self) -> bool:
+        """Whether the stream was complete."""
+        tail = self._tail
+        if self._surface in _ENDINGS:
+            return any(ending in tail for ending in _ENDINGS[self._surface])
+        return tail.rstrip().endswith(b"data: [DONE]") and b'data: {"error"' not in tail
+
+    def usage(self) -> dict[str, Any] | None:
+        """The usage that the engine reported, if the stream came to that."""
+        for line in reversed(self._tail.split(b"\n")):
+            if line.startswith(b"data: ") and b'"usage":{' in line:
+                try:
+                    event = orjson.loads(line[6:])
+                except orjson.JSONDecodeError:
+                    continue
+                found = usage_of(event)
+                if found is not None:
+                    return found
+        return None
+
+
+def usage_of(answer: Any) -> dict[str, Any] | None:
+    """Usage of an answer or event, wherever its surface puts it."""
+    if not isinstance(answer, dict):
+        return None
+    for holder in (answer, answer.get("response"), answer.get("message")):
+        if isinstance(holder, dict) and isinstance(holder.get("usage"), dict):
+            usage: dict[str, Any] = holder["usage"]
+            return usage
+    return None
+
+
+def has_begun(held: bytes) -> bool:
+    """Whether a stream's first bytes hold more than announcements, so that it cannot start over elsewhere."""
+    if len(held) > _HELD_BYTES_MAX:
+        return True
+    events = [event for event in held.split(b"\n\n") if event.strip()]
+    return any(not event.lstrip().startswith(_PREAMBLES) for event in events)
+
+
+def is_error(held: bytes) -> bool:
+    """Whether a stream's first event is the engine's failure."""
+    return held.lstrip().startswith(_ERRORS) or any(b"\n\n" + error in held for error in _ERRORS)
+
+
+def _is_usage_only(event: bytes) -> bool:
+    return b'"choices":[]' in event and b'"usage":{' in event
+
+
+def tokens_in(usage: dict[str, Any] | None) -> tuple[int | None, int | None, int | None]:
+    """Prompt, cached prompt and output tokens of a usage object in OpenAI's or Anthropic's words."""
+    if usage is None:
+        return None, None, None
+    prompt = _count(usage, "prompt_tokens", "input_tokens")
+    output = _count(usage, "completion_tokens", "output_tokens")
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
+    read = _count(usage, "cache_read_input_tokens")
+    if read is not None and prompt is not None:  # Anthropic counts cached tokens apart
+        prompt, cached = prompt + read, read
+    return prompt, cached, output
+
+
+def _count(holder: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = holder.get(name)
+        if isinstance(value, int):
+            return value
+    return None

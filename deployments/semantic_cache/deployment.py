@@ -1,0 +1,47 @@
+"""The semantic-cache deployment: `CacheService` on a port of its own, announced in the directory."""
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import Any
+
+from ray import serve
+
+from cluster.config import TidemillConfig
+from deployments.directory.actor import DirectoryClient
+from deployments.http_port import HttpPort
+from deployments.messages import SEMANTIC_CACHE, ServiceReport
+from deployments.semantic_cache.service import CacheService
+
+
+@serve.deployment
+class SemanticCache:
+    """One cache replica. Its answers live in its memory; routers find it through the directory."""
+
+    async def __init__(self, config: TidemillConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        """Load the encoder and open the port."""
+        self._id = f"semantic-cache-{serve.get_replica_context().replica_id.unique_id}"
+        self._service = CacheService(
+            config.semantic_cache, time.monotonic, body_bytes_max=config.gateway.body_bytes_max
+        )
+        await self._service.start()
+        self._http = HttpPort(self._service.app, host=os.environ.get("TIDEMILL_HOST", "127.0.0.1"))
+        await self._http.start()
+        self._directory = DirectoryClient()
+        self._reports: asyncio.Task[Any] = asyncio.create_task(
+            self._directory.keep_reporting("report_service", self._report)
+        )
+
+    async def _report(self) -> ServiceReport:
+        return ServiceReport(
+            service=SEMANTIC_CACHE, replica_id=self._id, url=self._http.url, observed_at_s=time.time()
+        )
+
+    async def __del__(self) -> None:
+        """Leave the directory, let open look-ups finish, close."""
+        self._reports.cancel()
+        with contextlib.suppress(Exception):
+            await self._directory.call("leave", self._id)
+        await self._http.stop(grace_s=5.0)
+        await self._service.close()
