@@ -101,7 +101,8 @@ class SimulatedApp:
 
     @property
     def app(self) -> "SimulatedApp":
-        """The ASGI application: this object. (Servers take a bound method for the old ASGI 2.)"""
+        """The ASGI application."""
+        # The object itself: uvicorn takes a bound method for an application of the old ASGI 2.
         return self
 
     def load(self) -> EngineLoad:
@@ -276,6 +277,7 @@ class SimulatedApp:
         return Answer(content_type=b"text/plain; version=0.0.4; charset=utf-8", body=text.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http" and scope["method"] == "POST":
