@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,16 @@ async def cluster(config_path: Path, *, admin_key: str, start_timeout_s: float) 
         BenchError: it did not become ready; its output is on stderr.
     """
     command = _tidemill()
+    # State of its own, so that a cluster of the user's is neither found nor stopped.
+    state = tempfile.mkdtemp(prefix="tidemill-bench-")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TIDEMILL_STATE": state}
     process = await asyncio.create_subprocess_exec(
         *command,
         "up",
         "-c",
         str(config_path),
         cwd=ROOT,
-        env={**os.environ, "TIDEMILL_ADMIN_KEY": admin_key, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        env={**environment, "TIDEMILL_ADMIN_KEY": admin_key},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
@@ -71,8 +75,9 @@ async def cluster(config_path: Path, *, admin_key: str, start_timeout_s: float) 
     except TimeoutError as error:
         raise BenchError(f"`tidemill up` was not ready within {start_timeout_s:g} s") from error
     finally:
-        await _stop(process)
+        await _stop(process, [*command, "down"], environment)
         await output
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _tidemill() -> list[str]:
@@ -94,17 +99,20 @@ async def _forward(process: Process, ready: asyncio.Event) -> None:
     ready.set()
 
 
-async def _stop(process: Process) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+async def _stop(process: Process, down: list[str], environment: dict[str, str]) -> None:
+    """Stop as a person would: Ctrl-C, Ctrl-C again, and if even that does not end it, `tidemill down`."""
+    for _ in range(2):
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, TimeoutError):
-                process.send_signal(number)
+                process.send_signal(signal.SIGINT)
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
                     await process.wait()
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        last = await asyncio.create_subprocess_exec(*down, cwd=ROOT, env=environment, stdout=sys.stderr)
+        await last.wait()
 
 
 def cluster_environment(process: Process) -> dict[str, str]:
