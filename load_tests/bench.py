@@ -67,13 +67,14 @@ async def cluster(config_path: Path, *, admin_key: str, start_timeout_s: float) 
     ready = asyncio.Event()
     output = asyncio.create_task(_forward(process, ready))
     try:
-        async with asyncio.timeout(start_timeout_s):
-            await ready.wait()
+        try:
+            async with asyncio.timeout(start_timeout_s):
+                await ready.wait()
+        except TimeoutError as error:
+            raise BenchError(f"`tidemill up` was not ready within {start_timeout_s:g} s") from error
         if process.returncode is not None or output.done():
             raise BenchError("`tidemill up` ended before it was ready")
         yield process
-    except TimeoutError as error:
-        raise BenchError(f"`tidemill up` was not ready within {start_timeout_s:g} s") from error
     finally:
         await _stop(process, [*command, "down"], environment)
         await output
