@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
-from functools import partial
 from typing import Any
 
 from ray import serve
@@ -13,10 +11,6 @@ from deployments.directory.actor import DirectoryClient
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.responder import Receive, Scope, Send
-
-logger = logging.getLogger("tidemill.router")
-
-__all__ = ["RouterSettings", "router_deployment"]
 
 
 class _LiveRouter:
@@ -47,12 +41,16 @@ class _LiveRouter:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _build(config: TidemillConfig, settings: RouterSettings) -> _LiveRouter:
-    """Runs in the replica."""
-    router_id = f"router-{serve.get_replica_context().replica_id.unique_id}"
-    return _LiveRouter(RouterCore(config, settings, router_id=router_id))
+@serve.deployment
+@serve.ingress()
+class Router:
+    """One router replica. Requests reach its application directly from Serve's ingress."""
 
+    def __init__(self, config: TidemillConfig, settings: RouterSettings) -> None:
+        """Prepare; connections are opened when the application starts."""
+        router_id = f"router-{serve.get_replica_context().replica_id.unique_id}"
+        self._live = _LiveRouter(RouterCore(config, settings, router_id=router_id))
 
-def router_deployment(config: TidemillConfig, settings: RouterSettings) -> serve.Deployment:
-    """The deployment; its replicas build their application when they start."""
-    return serve.deployment(serve.ingress(partial(_build, config, settings))(), name="Router")
+    def __serve_build_asgi_app__(self) -> Any:  # noqa: PLW3201 - Serve's name for it
+        """Hand the application to Serve."""
+        return self._live
