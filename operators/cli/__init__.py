@@ -1,0 +1,1 @@
+"""The `tidemill` command. One module per subcommand, imported when it is used."""

@@ -1,0 +1,133 @@
+"""The `tidemill` command: what can be typed. Each subcommand is imported only when it is used."""
+
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from operators.cli.console import CliError, reporter_for
+
+_ROOT = Path(__file__).resolve().parents[2]
+_DEFAULT_CONFIG = _ROOT / "configs" / "local.yaml"
+
+app = typer.Typer(
+    name="tidemill",
+    help="Serve language models from a fleet of engines behind one OpenAI-compatible address.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Another gateway than the one on this machine, e.g. http://host:8000.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        print(f"tidemill {project['version']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def up(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="Configuration file.", show_default="configs/local.yaml")
+    ] = _DEFAULT_CONFIG,
+    json_output: JsonOption = False,
+    stop_with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
+) -> None:
+    """Start a cluster on this machine and serve until Ctrl-C.
+
+    Prints `tidemill is ready: URL` once a model has answered. A second Ctrl-C while it stops kills everything
+    at once.
+    """
+    from operators.cli.up import up as run  # noqa: PLC0415 - `tidemill --help` must not import everything
+
+    raise typer.Exit(run(config, json_output=json_output, follow_parent=stop_with_parent))
+
+
+@app.command()
+def down(
+    json_output: JsonOption = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also remove state, logs and weights.")] = False,
+) -> None:
+    """Stop the cluster that `tidemill up` started, from any terminal."""
+    from operators.cli.down import down as run  # noqa: PLC0415 - as above
+
+    _guarded(lambda: run(json_output=json_output, purge=purge), json_output=json_output)
+
+
+@app.command()
+def status(json_output: JsonOption = False, url: UrlOption = None) -> None:
+    """Show pools and replicas, what they do and how full they are."""
+    from operators.cli.status import status as run  # noqa: PLC0415 - as above
+
+    _guarded(lambda: run(json_output=json_output, url=url), json_output=json_output)
+
+
+@app.command()
+def explain(
+    decision_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The x-tidemill-decision-id of an answer.")
+    ],
+    json_output: JsonOption = False,
+    url: UrlOption = None,
+) -> None:
+    """Say why a request went where it went, and what came of it."""
+    from operators.cli.explain import explain as run  # noqa: PLC0415 - as above
+
+    _guarded(lambda: run(decision_id, json_output=json_output, url=url), json_output=json_output)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model; the first one if omitted.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
+    url: UrlOption = None,
+) -> None:
+    """Talk with a model; reads questions line by line from a pipe."""
+    from operators.cli.chat import chat as run  # noqa: PLC0415 - as above
+
+    _guarded(lambda: run(model=model, system=system, url=url), json_output=False)
+
+
+def _guarded(run: Callable[[], int | None], *, json_output: bool) -> None:
+    """Run a command; a failure it knows becomes one line and an exit status."""
+    try:
+        raise typer.Exit(run() or 0)
+    except CliError as error:
+        reporter_for(json_events=json_output).error(str(error), error.details)
+        raise typer.Exit(error.exit_code) from error
+
+
+def main() -> None:
+    """The entry point of `.venv/bin/tidemill`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # `tidemill … | head`: nobody is left to tell
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
