@@ -1,0 +1,135 @@
+"""`tidemill explain`: every decision of a record appears in words."""
+
+from typing import Any
+
+import pytest
+
+from cluster.entities.decision import Attempt, DecisionRecord, PathDecision, ReplicaDecision
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaView, Role
+from cluster.entities.reasons import Reason
+from cluster.entities.routing import Path, PathChoice, ReplicaChoice
+from cluster.entities.timeline import Timeline
+from cluster.entities.workload import RequestSignals, Surface
+from cluster.replay import to_json
+from operators.cli.console import CliError
+from operators.cli.explain import explanation
+
+
+def _view(name: str, in_flight: int) -> ReplicaView:
+    return ReplicaView(
+        replica_id=ReplicaId(name),
+        pool=PoolName("decode-cpu"),
+        role=Role.DECODE,
+        requests_in_flight=in_flight,
+        cached_tokens=32,
+    )
+
+
+def _record() -> dict[str, Any]:
+    chosen, other, full = _view("d-1", 1), _view("d-2", 5), _view("d-3", 64)
+    choice = ReplicaChoice(
+        replica_id=ReplicaId("d-1"),
+        scores={ReplicaId("d-2"): 0.9, ReplicaId("d-1"): 0.25},
+        reasons=(Reason.LEAST_WORK, Reason.TIE_BROKEN_BY_CHANCE),
+        propensity=0.5,
+    )
+    return to_json(
+        DecisionRecord(
+            decision_id="d-7",
+            router="router-a",
+            at_wall_s=1.0,
+            signals=RequestSignals(
+                surface=Surface.CHAT,
+                model="m",
+                tenant="t-1",
+                prompt_tokens=480,
+                max_output_tokens=12,
+                stream=True,
+            ),
+            cache="miss",
+            path=Path.COMBINED,
+            replica=ReplicaDecision(
+                prompt_tokens=480,
+                candidates=(other, chosen, full),
+                decided_at_s=10.0,
+                draw=0.1,
+                choice=choice,
+            ),
+            path_decision=PathDecision(
+                decode=chosen,
+                prefill=(),
+                decided_at_s=10.0,
+                choice=PathChoice(path=Path.DISAGGREGATED, reasons=(Reason.PROMPT_LONG,)),
+            ),
+            attempts=(
+                Attempt(
+                    replica_id="p-1",
+                    role="prefill",
+                    outcome="failed",
+                    reason=Reason.PREFILL_TIMED_OUT,
+                    started_at_s=10.1,
+                    ended_at_s=11.1,
+                ),
+            ),
+            reasons=(Reason.RETRIED,),
+            status=200,
+            timeline=Timeline(
+                arrived_at_s=10.0,
+                dispatched_at_s=10.05,
+                first_token_at_s=11.5,
+                ended_at_s=12.6,
+                output_tokens=12,
+            ),
+            prompt_tokens=486,
+            cached_tokens=32,
+            output_tokens=12,
+            config_hash="h",
+        )
+    )
+
+
+def _line(start: str) -> str:
+    return next(line for line in explanation(_record()) if line.startswith(start))
+
+
+def test_what_was_asked_and_the_cache() -> None:
+    assert "/v1/chat/completions for m: about 480 prompt tokens, at most 12 out, streamed" in _line("asked")
+    assert _line("cache").split() == ["cache", "miss"]
+
+
+def test_path_with_its_reason_and_what_changed_it() -> None:
+    lines = explanation(_record())
+    assert "path     combined (prompt long)" in lines
+    assert any("first chosen: disaggregated" in line for line in lines)
+    assert _line("attempt 1") == "attempt 1: prefill on p-1: failed (prefill timed out), 0.100 s to 1.100 s"
+
+
+def test_candidates_stand_best_first_with_their_scores() -> None:
+    lines = explanation(_record())
+    start = next(number for number, line in enumerate(lines) if line.startswith("replica:"))
+    assert lines[start] == "replica: d-1 (least work, tie broken by chance, picked with probability 0.50)"
+    first, second, third = lines[start + 1 : start + 4]
+    assert first.split()[:4] == ["→", "0.250", "s", "d-1"]
+    assert "in flight 5/64" in second
+    assert "filtered out" in third
+
+
+def test_latencies_and_tokens() -> None:
+    assert _line("time") == "time     dispatched after 0.050 s, TTFT 1.500 s, TPOT 100.0 ms, e2e 2.600 s"
+    assert _line("tokens") == "tokens   486 in (32 of them in the prefix cache), 12 out"
+
+
+def test_a_request_that_got_nothing() -> None:
+    record = _record()
+    record.update(path=None, replica=None, path_decision=None, attempts=[], status=503, error="no_replica")
+    record["timeline"].update(first_token_at_s=None, dispatched_at_s=None, ended_at_s=None)
+    record.update(prompt_tokens=None, cached_tokens=None, output_tokens=0)
+    lines = explanation(record)
+    assert "path     none: nothing was answered" in lines
+    assert "status   503, error no_replica" in lines
+    assert "tokens   unknown in, 0 out" in lines
+
+
+def test_a_record_of_another_version_is_one_clear_error() -> None:
+    with pytest.raises(CliError, match="cannot be read by this version"):
+        explanation({"decision_id": "x"})
