@@ -22,6 +22,7 @@ from deployments.http_port import free_port
 
 logger = logging.getLogger("tidemill.engine")
 
+_WORKER_EXTENSION = "deployments.engine.worker_extension.CpuWorkerExtension"
 _CPU_DEFAULTS: Mapping[str, Any] = {
     "dtype": "float32",  # bfloat16 is three times slower without AVX-512
     "enforce_eager": True,  # nothing to capture on a CPU, and compiling costs a minute
@@ -62,6 +63,10 @@ class VllmServer:
         self._claim: CoreClaim | None = None
         self._rate = PrefillRate()
 
+    @property
+    def _on_cpu(self) -> bool:
+        return self._pool.gpu_type == "cpu"
+
     async def start(self) -> Any:
         """Load the model and return vLLM's own application.
 
@@ -88,6 +93,8 @@ class VllmServer:
         if args.tool_parser_plugin:
             ToolParserManager.import_tool_parser(args.tool_parser_plugin)
         self._client = await self._stack.enter_async_context(build_async_engine_client(args))
+        if self._split and self._claim is not None and self._claim.cores:
+            await self._client.collective_rpc("settle_on_cores", args=(list(self._claim.cores),))
         tasks = await self._client.get_supported_tasks()
         app = build_app(args, tasks, self._client.model_config)
         await init_app_state(self._client, app.state, args, tasks)
@@ -96,7 +103,7 @@ class VllmServer:
     def command_line(self) -> list[str]:
         """The arguments vLLM's server would be started with."""
         args: dict[str, Any] = {
-            **(_CPU_DEFAULTS if self._pool.gpu_type == "cpu" else {}),
+            **(_CPU_DEFAULTS if self._on_cpu else {}),
             "served_model_name": self._name,
             "disable_uvicorn_access_log": True,
             "enable_prompt_tokens_details": True,
@@ -107,6 +114,8 @@ class VllmServer:
             args["reasoning_parser"] = self._model.reasoning_parser
         if self._split:
             args["kv_transfer_config"] = self._kv_transfer()
+            if self._on_cpu:
+                args["worker_extension_cls"] = _WORKER_EXTENSION
         args |= self._config.args
         return ["--model", self._weights, *_flags(args)]
 
@@ -114,7 +123,7 @@ class VllmServer:
         return {
             "kv_connector": "NixlConnector",
             "kv_role": "kv_producer" if self._pool.role is Role.PREFILL else "kv_consumer",
-            "kv_buffer_device": "cpu" if self._pool.gpu_type == "cpu" else "cuda",
+            "kv_buffer_device": "cpu" if self._on_cpu else "cuda",
             # A ticket whose blocks are gone costs the prompt's computation again, never the request.
             "kv_load_failure_policy": "recompute",
             "kv_connector_extra_config": {"kv_lease_duration": self._config.kv_lease_s},
@@ -129,7 +138,9 @@ class VllmServer:
         }
         if Path(self._weights).is_dir():
             settings["HF_HUB_OFFLINE"] = "1"
-        if self._pool.gpu_type == "cpu":
+        if self._on_cpu:
+            # The first request for log-probabilities would compile for 40 s, and needs a C++ compiler.
+            settings["TORCHDYNAMO_DISABLE"] = "1"
             self._claim = CoreClaim(max(1, int(self._pool.resources.cpus)))
             settings["OMP_WAIT_POLICY"] = "passive"
             if self._claim.cores:
