@@ -64,11 +64,11 @@ def parse_config(text: str, *, origin: str = "configuration") -> TidemillConfig:
     try:
         return TidemillConfig.model_validate(data)
     except ValidationError as error:
-        lines = [_in_words(detail, data) for detail in error.errors(include_url=False)]
+        lines = [_in_words(detail) for detail in error.errors(include_url=False)]
         raise ConfigError("\n".join([f"{origin}:", *(f"  {line}" for line in lines)])) from error
 
 
-def _in_words(detail: Any, data: Any) -> str:
+def _in_words(detail: Any) -> str:
     location = [part for part in detail["loc"] if part not in ("vllm", "simulated")]
     path = ".".join(str(part) for part in location)
     message = str(detail["msg"]).removeprefix("Value error, ")
@@ -97,7 +97,9 @@ def _fields_at(location: list[Any]) -> list[str]:
     def options(node: Any) -> list[Any]:
         if "$ref" in node:
             return [definitions[node["$ref"].rsplit("/", 1)[1]]]
-        return [found for part in node.get("oneOf", node.get("anyOf", [])) for found in options(part)] or [node]
+        return [found for part in node.get("oneOf", node.get("anyOf", [])) for found in options(part)] or [
+            node
+        ]
 
     nodes = [schema]
     for part in location:

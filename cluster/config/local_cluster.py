@@ -9,7 +9,8 @@ class LocalClusterConfig(Section):
     """Ports are fixed so that leftovers of an earlier run are noticed, and free ones are easy to choose."""
 
     cpus: int | None = Field(default=None, ge=1)
-    """Cores that Ray may plan with; None means those of the machine."""
+    """Cores that Ray plans with; None means one more than the machine has, so that router and cache take none
+    from the engines."""
 
     memory_bytes_min: int = Field(default=6 * 1024**3, ge=0)
     """Free memory without which `tidemill up` does not start: two CPU engines and Ray take about 5 GiB."""

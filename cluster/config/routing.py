@@ -14,8 +14,8 @@ class DisaggregationConfig(Section):
     """Off sends everything to decode and combined replicas."""
 
     uncached_tokens_min: int = Field(default=128, ge=1)
-    """Prompts with fewer tokens that the decode replica does not already hold are computed there: the hand-over
-    would cost more than it saves."""
+    """Prompts with fewer tokens that the decode replica does not already hold are computed there: handing
+    them over would cost more than it saves."""
 
     prefill_wait_s_max: float = Field(default=20.0, gt=0)
     """If the least loaded prefill replica is predicted to need longer than this for what is ahead, the prompt

@@ -69,7 +69,8 @@ class SemanticCacheConfig(Section):
     """Cores that Ray sets aside for the replica."""
 
     lookup_timeout_s: float = Field(default=2.0, gt=0)
-    """The cache is asked no longer than this (single-flight waiting apart); then the request goes on without it."""
+    """The cache is asked no longer than this (single-flight waiting apart); then the request goes on
+    without it."""
 
     exact: ExactTierConfig = ExactTierConfig()
     semantic: SemanticTierConfig = SemanticTierConfig()

@@ -37,11 +37,12 @@ class RequestSignals:
     prompt_tokens: int
     """Estimated prompt length in tokens (the engine's usage gives the true count afterwards)."""
     block_hashes: tuple[int, ...] = ()
-    """Chained hashes of the prompt's leading blocks, salted by tenant and model: equal prefix, equal hashes."""
+    """Chained hashes of the prompt's leading blocks, salted by model: equal prefix, equal hashes."""
     block_tokens: int = 0
     """Estimated tokens in one hashed block."""
     max_output_tokens: int | None = None
     """The client's bound on output tokens; None if it gave none."""
     stream: bool = False
     splittable: bool = False
-    """Whether prefill and decode may run on two engines (one prompt, one choice, no prompt log-probabilities)."""
+    """Whether prefill and decode may run on two engines: one prompt, one choice, and nothing asked of the
+    prompt's own tokens."""

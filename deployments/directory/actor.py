@@ -59,6 +59,10 @@ class FleetDirectory:
             await asyncio.sleep(0.05)
         return True
 
+    async def unwatch(self, watcher: str) -> None:
+        """A router is gone and need not be waited for."""
+        self._state.unwatch(watcher)
+
     async def watch(self, watcher: str, applied_version: int) -> FleetState:
         """The fleet, as soon as it is newer than what the watcher has applied, or after a while as it is."""
         self._state.seen(watcher, applied_version, now_s=time.monotonic())

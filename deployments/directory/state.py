@@ -89,6 +89,10 @@ class DirectoryState:
         if watcher in self._watchers or len(self._watchers) < ENTRIES_MAX:
             self._watchers[watcher] = _Watcher(applied_version, now_s)
 
+    def unwatch(self, watcher: str) -> None:
+        """A router is gone and need not be waited for."""
+        self._watchers.pop(watcher, None)
+
     def routed_around(self, replica_id: ReplicaId, *, now_s: float) -> bool:
         """Whether no live router can still choose a draining replica."""
         marked = self._marked.get(replica_id)

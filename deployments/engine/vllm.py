@@ -6,6 +6,7 @@ The only module that imports vllm, and only when an engine starts, so that every
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -74,11 +75,21 @@ class VllmServer:
             EngineFailedError: the engine did not come up.
         """
         self._set_environment()
+        # vLLM blocks the event loop while it starts, so only another thread can end a start that hangs.
+        alarm = threading.Timer(self._config.start_timeout_s, self._give_up)
+        alarm.daemon = True
+        alarm.start()
         try:
             return await self._start()
         except (SystemExit, Exception) as error:
             await self.stop()
             raise EngineFailedError(f"vLLM did not start: {error}") from error
+        finally:
+            alarm.cancel()
+
+    def _give_up(self) -> None:
+        logger.error("vLLM did not start within %.0f s; giving this process up", self._config.start_timeout_s)
+        os._exit(1)
 
     async def _start(self) -> Any:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -190,7 +201,7 @@ class PrefillRate:
         self._rate: float | None = None
 
     def observe(self, tokens: float, requests: float, seconds: float) -> float | None:
-        """Take the sums so far and return the rate in tokens per second; None before the first long prefill."""
+        """Take the sums so far; the rate in tokens per second, None before the first long prefill."""
         more_tokens, more_requests, more_s = (
             now - before for now, before in zip((tokens, requests, seconds), self._last, strict=True)
         )

@@ -226,8 +226,8 @@ def _run_conversion(gguf: Path, folder: Path) -> None:
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as a Hugging Face folder in 32-bit floats. Imports torch; run it in a process."""
-    import torch  # noqa: PLC0415 - only the conversion's own process pays for it
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place, name = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)

@@ -13,13 +13,14 @@ Importing this module does the first; `settle_on_cores`, called over vLLM's coll
 import os
 from typing import Any
 
-from nixl_cu12 import _api
+import nixl_cu12._api as nixl_api
 
+_NIXL: Any = nixl_api
 PROGRESS_PAUSE_US = 10_000
 """How long NIXL's progress thread waits for an event before it looks around by itself."""
 
 
-class _PatientConfig(_api.nixlBind.nixlAgentConfig):  # type: ignore[misc]  # a compiled class
+class _PatientConfig(_NIXL.nixlBind.nixlAgentConfig):  # type: ignore[misc]  # a compiled class
     """NIXL's agent configuration with a progress thread that waits."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -36,8 +37,8 @@ class _PatientBindings:
         return _PatientConfig if name == "nixlAgentConfig" else getattr(self._bindings, name)
 
 
-if not isinstance(_api.nixlBind, _PatientBindings):
-    _api.nixlBind = _PatientBindings(_api.nixlBind)
+if not isinstance(_NIXL.nixlBind, _PatientBindings):
+    _NIXL.nixlBind = _PatientBindings(_NIXL.nixlBind)
 
 
 class CpuWorkerExtension:

@@ -48,8 +48,7 @@ class RouterApp:
         try:
             await self._route(scope, receive, responder, surface)
         except ApiError as error:
-            if error.status == 429:
-                self._core.metrics.rejected(error.code)
+            self._core.metrics.turned_away(error.status)
             await responder.error(error, surface)
         except ClientLeftError:
             pass
@@ -91,20 +90,20 @@ class RouterApp:
             self._core.queue.check()
         raw = await self._body(headers, receive)
         if surface is Surface.EMBEDDINGS:
-            await _unless_client_leaves(receive, self._passthrough.embeddings(raw, responder))
+            await _unless_client_leaves(receive, responder, self._passthrough.embeddings(raw, responder))
             return
         request = parse(raw, surface, self._core.config)
         tenant = tenant_of(headers)
         if not surface.generates:
             work = self._passthrough.to_any_replica(request, tenant, responder)
-            await _unless_client_leaves(receive, work)
+            await _unless_client_leaves(receive, responder, work)
             return
         generation = Generation(
             self._core, request, responder, headers=headers, tenant=tenant, arrived_at_s=arrived_at_s
         )
         self._core.queue.in_flight += 1
         try:
-            await _unless_client_leaves(receive, self._generate(generation, responder, surface))
+            await _unless_client_leaves(receive, responder, self._generate(generation, responder, surface))
         finally:
             self._core.queue.in_flight -= 1
             generation.finish()
@@ -115,8 +114,7 @@ class RouterApp:
             await generation.run()
         except ApiError as error:
             # Answered here, so that the record has the status that the client got.
-            if error.status == 429:
-                self._core.metrics.rejected(error.code)
+            self._core.metrics.turned_away(error.status)
             await responder.error(error, surface)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
@@ -143,13 +141,16 @@ class ClientLeftError(Exception):
     """The client closed the connection; there is nobody to answer."""
 
 
-async def _unless_client_leaves(receive: Receive, work: Any) -> None:
-    """Do the work; cancel it as soon as the client is gone, so that the engine stops computing."""
+async def _unless_client_leaves(receive: Receive, responder: Responder, work: Any) -> None:
+    """Do the work; cancel it as soon as the client is gone, so that the engine stops computing.
+
+    A client that closes after the last byte has what it wanted; what is left to do then is done.
+    """
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        if not task.done() and not responder.ended:
             raise ClientLeftError
         await task
     finally:

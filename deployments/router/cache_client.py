@@ -107,7 +107,7 @@ class CacheClient:
         self._url = url
 
     async def look_up(self, request: ParsedRequest, tenant: str) -> CachedAnswer | CacheMiss | None:
-        """A stored answer, a miss, or None if the cache does not answer. May wait for an identical request."""
+        """A stored answer, a miss, or None if the cache is away. May wait for an identical request."""
         url = self._url()
         if url is None:
             return None

@@ -12,6 +12,8 @@ from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.responder import Receive, Scope, Send
 
+_GOODBYE_TIMEOUT_S = 2.0
+
 
 class _LiveRouter:
     """The application with its connections and its watch on the fleet, opened by ASGI's lifespan."""
@@ -37,6 +39,9 @@ class _LiveRouter:
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
+                await client.call("unwatch", self._core.router_id)
         await self._core.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -51,6 +56,6 @@ class Router:
         router_id = f"router-{serve.get_replica_context().replica_id.unique_id}"
         self._live = _LiveRouter(RouterCore(config, settings, router_id=router_id))
 
-    def __serve_build_asgi_app__(self) -> Any:  # noqa: PLW3201 - Serve's name for it
+    def __serve_build_asgi_app__(self) -> Any:
         """Hand the application to Serve."""
         return self._live

@@ -33,6 +33,8 @@ from deployments.router.responder import Responder
 from deployments.router.upstream import ReplicaError
 
 _BACK_OFF_S = 0.3
+_QUEUED_S = 0.001
+"""A grant that took longer was waited for."""
 
 
 class Generation:
@@ -161,7 +163,10 @@ class Generation:
         attempts_max = self._core.config.gateway.max_attempts
         grants = Grants(self._core)
         for number in range(1, attempts_max + 1):
+            asked_at_s = self._core.now_s()
             grant = await grants.take(self.signals, exclude, may_split=number == 1)
+            if self._core.now_s() - asked_at_s > _QUEUED_S:
+                self._reasons.append(Reason.QUEUED)
             failure = await self._attempt(grant)
             if failure is None:
                 return

@@ -12,6 +12,7 @@ from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
 
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
+_TURNED_AWAY = {429: Reason.QUEUE_FULL, 503: Reason.QUEUE_TIMED_OUT}
 _OURS = (
     catalogue.REQUESTS,
     catalogue.REQUESTS_IN_FLIGHT,
@@ -61,7 +62,9 @@ class RouterMetrics:
             (catalogue.TPOT, timeline.tpot_s),
             (catalogue.E2E, timeline.e2e_s),
         ):
-            if value is not None and record.status == 200:
+            # A whole answer has no gaps between tokens that anybody saw.
+            unseen = metric is catalogue.TPOT and not record.signals.stream
+            if value is not None and record.status == 200 and not unseen:
                 self._get(metric).labels(path).observe(value)
         if timeline.dispatched_at_s is not None:
             self._get(catalogue.ROUTER_OVERHEAD).observe(timeline.dispatched_at_s - timeline.arrived_at_s)
@@ -71,9 +74,10 @@ class RouterMetrics:
             if reason in _FALLBACKS:
                 self._get(catalogue.FALLBACKS).labels(reason.value).inc()
 
-    def rejected(self, reason: str) -> None:
-        """Count a request turned away."""
-        self._get(catalogue.REJECTED).labels(reason).inc()
+    def turned_away(self, status: int) -> None:
+        """Count a request that got no engine, if that is what the status says."""
+        if status in _TURNED_AWAY:
+            self._get(catalogue.REJECTED).labels(_TURNED_AWAY[status].value).inc()
 
     def retry(self, reason: Reason) -> None:
         """Count a further attempt."""

@@ -20,6 +20,8 @@ class Responder:
         self._send = send
         self.headers: dict[str, str] = {}
         """Headers that every response to this request carries."""
+        self.ended = False
+        """Whether the last byte is out; a client that closes then has not left early."""
         self.status = 0
         """What the client got; 0 before anything was sent."""
 
@@ -41,6 +43,7 @@ class Responder:
 
     async def end(self, body: bytes = b"") -> None:
         """Send the last part."""
+        self.ended = True
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def whole(self, status: int, content_type: str, body: bytes) -> None:

@@ -16,7 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster.config.semantic_cache import SemanticCacheConfig
-from deployments.messages import CACHE_AGE, CACHE_LEASE, CACHE_OUTCOME, CACHE_TIER
+from deployments.messages import (
+    CACHE_AGE,
+    CACHE_KEY,
+    CACHE_LEASE,
+    CACHE_MODEL,
+    CACHE_OUTCOME,
+    CACHE_TENANT,
+    CACHE_TIER,
+)
 from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
 from deployments.semantic_cache.encoder import Encoder, EncoderBusyError
 from deployments.semantic_cache.errors import (
@@ -36,13 +44,6 @@ from deployments.semantic_cache.requests import (
     read_object,
 )
 from deployments.semantic_cache.single_flight import Lease, LeaseMismatchError, SingleFlight, Waiter
-
-CACHE_TENANT = "x-tidemill-tenant"
-"""Header of `POST /store`: the partition the answer belongs to."""
-CACHE_MODEL = "x-tidemill-model"
-"""Header of `POST /store`: the model that answered."""
-CACHE_KEY = "x-tidemill-key"
-"""Header of `POST /store`: the key of the look-up."""
 
 _JSON = {"content-type": "application/json"}
 _CONTENT_TYPE_CHARS_MAX = 256
