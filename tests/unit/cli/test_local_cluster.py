@@ -118,12 +118,23 @@ def test_secrets_are_readable_for_the_user_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_last_errors_come_from_the_latest_log_that_tells_of_one(tmp_path: Path) -> None:
+def test_last_errors_are_what_the_engine_wrote_and_what_ended_the_replica(tmp_path: Path) -> None:
     logs = tmp_path / "ray" / "session_latest" / "logs"
     (logs / "serve").mkdir(parents=True)
-    (logs / "serve" / "replica_pool-a").write_text("INFO fine\nValueError: no such model\nINFO bye\n")
-    quiet = logs / "worker-1.err"
+    (logs / "serve" / "controller_7.log").write_text(
+        "INFO 1 controller -- Starting Replica\n"
+        "ray.exceptions.RayTaskError(RuntimeError): \x1b[36mray::ServeReplica\x1b[39m: x\n"
+        "RuntimeError: Traceback (most recent call last):\n"
+        '    raise EngineFailedError(f"vLLM did not start: {error}") from error\n'
+        "deployments.engine.interface.EngineFailedError: vLLM did not start: no memory\n"
+        "deployments.engine.interface.EngineFailedError: vLLM did not start: no memory\n"
+    )
+    (logs / "worker-1.err").write_text("fine\n\x1b[31mERROR\x1b[0m bind failed\n")
+    quiet = logs / "worker-2.err"
     quiet.write_text("all is well\n")
     os.utime(quiet, (2**31, 2**31))
-    assert last_errors(tmp_path) == ["ValueError: no such model"]
+    assert last_errors(tmp_path) == [
+        "ERROR bind failed",
+        "deployments.engine.interface.EngineFailedError: vLLM did not start: no memory",
+    ]
     assert last_errors(tmp_path / "nowhere") == []
