@@ -1,0 +1,174 @@
+"""A whole cluster without a model: scaling, draining, dying replicas, several routers."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from cluster.config import parse_config
+from cluster.replay import from_json, redecide
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+_MODEL = "simulated-7b"
+_LONG = "The tide rises and the wheel turns again near the old mill. " * 40
+
+
+def _body(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": _MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 8, **more}
+
+
+def _ask(cluster: Any, text: str, **more: Any) -> httpx.Response:
+    return httpx.post(f"{cluster.url}/v1/chat/completions", json=_body(text, **more), timeout=60)
+
+
+async def _storm(cluster: Any, requests: int, meanwhile: Any, *, tokens: int = 40) -> Counter[str]:
+    """Send streams, do something to the cluster when a third are under way, and count how they end."""
+    ends: Counter[str] = Counter()
+    limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
+    gate = asyncio.Semaphore(32)
+    begun = asyncio.Event()
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        async with gate:
+            if number >= requests // 3:
+                begun.set()
+            body = _body(f"{number} " + (_LONG if number % 2 else "hello"), stream=True, max_tokens=tokens)
+            try:
+                async with client.stream("POST", f"{cluster.url}/v1/chat/completions", json=body) as answer:
+                    text = (await answer.aread()).decode()
+            except httpx.HTTPError as error:
+                ends[repr(error)[:80]] += 1
+                return
+            words = text.count('"content":') - 1
+            whole = answer.status_code == 200 and text.endswith("data: [DONE]\n\n") and words == tokens
+            ends["ok" if whole else f"{answer.status_code} {text[-150:]}"] += 1
+
+    async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+        tasks = [asyncio.create_task(one(client, number)) for number in range(requests)]
+        await begun.wait()
+        await asyncio.to_thread(meanwhile)
+        await asyncio.gather(*tasks)
+    return ends
+
+
+def _scale(cluster: Any, pool: str, replicas: int) -> None:
+    """What the provisioner will do: Serve's external scaler."""
+    ports = cluster.config["local_cluster"]
+    token = (cluster.state / "ray-token").read_text().strip()
+    answer = httpx.post(
+        f"http://127.0.0.1:{ports['dashboard_port']}/api/v1/applications/pool-{pool}/deployments/Decode/scale",
+        json={"target_num_replicas": replicas},
+        headers={"authorization": f"Bearer {token}"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def test_short_prompts_are_combined_and_long_ones_disaggregated(simulated: Any) -> None:
+    short, long = _ask(simulated, "hello"), _ask(simulated, _LONG)
+    assert short.headers["x-tidemill-path"] == "combined"
+    assert long.headers["x-tidemill-path"] == "disaggregated"
+    assert long.headers["x-tidemill-pool"] == "decode"
+
+
+def test_a_decision_is_found_whichever_router_took_it(simulated: Any) -> None:
+    routing = parse_config(yaml.safe_dump(simulated.config)).routing
+    routers = set()
+    for number in range(20):
+        decision_id = _ask(simulated, f"{number}").headers["x-tidemill-decision-id"]
+        simulated.wait_for("the record", lambda i=decision_id: simulated.decision(i), 5)
+        record = from_json(simulated.decision(decision_id))
+        routers.add(record.router)
+        assert redecide(record, routing) == ()
+    assert len(routers) == 2
+
+
+def test_a_cached_answer_is_shared_by_all_routers(simulated: Any) -> None:
+    outcomes = [_ask(simulated, "cache me", temperature=0).headers["x-tidemill-cache"] for _ in range(8)]
+    assert outcomes == ["miss"] + ["exact"] * 7
+
+
+def test_scaling_down_and_up_loses_nothing(simulated: Any) -> None:
+    def resize() -> None:
+        _scale(simulated, "decode", 1)
+        simulated.wait_for("one decode replica", lambda: len(simulated.replicas("decode")) == 1, 60)
+        _scale(simulated, "decode", 3)
+        simulated.wait_for("three decode replicas", lambda: len(simulated.replicas("decode")) == 3, 60)
+
+    ends = asyncio.run(_storm(simulated, 1000, resize))
+    assert ends == {"ok": 1000}
+
+
+def test_a_killed_decode_replica_costs_only_streams_that_had_begun(simulated: Any) -> None:
+    _scale(simulated, "decode", 2)
+    simulated.wait_for("two decode replicas", lambda: len(simulated.replicas("decode")) == 2, 60)
+    before = {r["replica_id"] for r in simulated.replicas("decode")}
+
+    def kill() -> None:
+        os.kill(simulated.replica_process("pool-decode").pid, signal.SIGKILL)
+
+    ends = asyncio.run(_storm(simulated, 400, kill))
+    broken = sum(count for end, count in ends.items() if end != "ok")
+    assert broken <= 24, ends  # half of the 32 in flight, and some: each router balances for itself
+    assert all(end == "ok" or end.startswith("200") for end in ends), ends
+    simulated.wait_for(
+        "a new replica",
+        lambda: (
+            len(simulated.replicas("decode")) == 2
+            and {r["replica_id"] for r in simulated.replicas("decode")} != before
+        ),
+        60,
+    )
+
+
+def test_a_killed_prefill_replica_costs_nothing(simulated: Any) -> None:
+    def kill() -> None:
+        os.kill(simulated.replica_process("pool-prefill").pid, signal.SIGKILL)
+
+    assert asyncio.run(_storm(simulated, 300, kill)) == {"ok": 300}
+    simulated.wait_for("a new replica", lambda: simulated.replicas("prefill"), 60)
+
+
+def test_requests_are_served_while_the_directory_is_away(simulated: Any) -> None:
+    directory = next(p for p in simulated.processes() if "ray::FleetDirectory" in " ".join(p.cmdline()))
+
+    def kill() -> None:
+        os.kill(directory.pid, signal.SIGKILL)
+        time.sleep(3)
+
+    assert asyncio.run(_storm(simulated, 300, kill)) == {"ok": 300}
+    simulated.wait_for("the directory to fill again", lambda: len(simulated.replicas()) == 3, 30)
+
+
+def test_a_killed_cache_costs_nothing(simulated: Any) -> None:
+    os.kill(simulated.replica_process("semantic-cache").pid, signal.SIGKILL)
+    assert _ask(simulated, "cache gone", temperature=0).status_code == 200
+    simulated.wait_for(
+        "the cache to come back",
+        lambda: _ask(simulated, "cache back", temperature=0).headers["x-tidemill-cache"] == "exact",
+        60,
+    )
+
+
+def test_the_command_line_speaks_of_the_running_cluster(simulated: Any) -> None:
+    status = simulated.run("status", "--json")
+    assert status.returncode == 0, status.stderr
+    assert {r["role"] for r in json.loads(status.stdout)["replicas"]} == {"prefill", "decode"}
+    decision_id = _ask(simulated, _LONG + " explain").headers["x-tidemill-decision-id"]
+    simulated.wait_for("the record", lambda: simulated.decision(decision_id), 5)
+    explained = simulated.run("explain", decision_id)
+    assert explained.returncode == 0, explained.stderr
+    assert "disaggregated" in explained.stdout
+
+
+def test_a_second_cluster_on_the_same_ports_is_refused_in_words(simulated: Any) -> None:
+    other = simulated.run("up", "-c", str(simulated.path))
+    assert other.returncode != 0
+    assert "already running" in other.stdout + other.stderr
