@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from prometheus_client import REGISTRY
 
@@ -81,6 +81,9 @@ class VllmServer:
         alarm.start()
         try:
             return await self._start()
+        except EngineFailedError:
+            await self.stop()
+            raise
         except (SystemExit, Exception) as error:
             await self.stop()
             raise EngineFailedError(f"vLLM did not start: {error}") from error
@@ -99,7 +102,9 @@ class VllmServer:
         from vllm.tool_parsers import ToolParserManager
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        args = make_arg_parser(FlexibleArgumentParser()).parse_args(self.command_line())
+        parser = make_arg_parser(FlexibleArgumentParser())
+        parser.error = _refuse_arguments
+        args = parser.parse_args(self.command_line())
         validate_parsed_serve_args(args)
         if args.tool_parser_plugin:
             ToolParserManager.import_tool_parser(args.tool_parser_plugin)
@@ -185,6 +190,11 @@ class VllmServer:
         await self._stack.aclose()
         if self._claim is not None:
             self._claim.release()
+
+
+def _refuse_arguments(message: str) -> NoReturn:
+    """In place of argparse's exit, which would lose what is wrong."""
+    raise EngineFailedError(f"pools.*.engine.args: {message}")
 
 
 class PrefillRate:

@@ -1,0 +1,381 @@
+"""The main job on real parts: vLLM engines, KV transfer over NIXL, Serve, HAProxy, the official clients.
+
+One cluster for the whole module. Tests that kill engines come last, because what they need takes a minute
+to come back.
+"""
+
+import asyncio
+import gzip
+import json
+import re
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from tests.serve.malformed import malformed_requests
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+_MODEL = "smollm2-135m-instruct"
+_PROMPTS_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts"
+_STORY = (
+    "The tide comes in twice a day and fills the pond behind the dam. When it has fallen again, the miller "
+    "opens the sluice and the water drives the wheel. In spring the tides are high and the mill grinds for "
+    "five hours; at the neap it stands still for half a week, and the miller mends his nets. "
+)
+_QUESTIONS = [
+    "How often does the tide come in?",
+    "What drives the wheel?",
+    "When are the tides high?",
+    "What does the miller mend?",
+    "Where is the pond?",
+    "How long does the mill grind in spring?",
+    "What happens at the neap?",
+    "Who opens the sluice?",
+    "What fills the pond?",
+    "Write a title for this story.",
+    "Is the mill by the sea?",
+    "What is a sluice?",
+    "Name two things the miller does.",
+    "How many hours does the mill work in spring?",
+    "What stands still for half a week?",
+    "Why does the mill stand still?",
+    "Summarise the story in five words.",
+    "What comes twice a day?",
+    "What is behind the dam?",
+    "Which season has high tides?",
+]
+
+
+@pytest.fixture
+def client(local: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{local.url}/v1", api_key="test", max_retries=0, timeout=120)
+
+
+def _long(number: int) -> str:
+    """About 300 tokens that no other prompt begins with."""
+    return f"Story {number}. " + _STORY * 4 + _QUESTIONS[number % len(_QUESTIONS)]
+
+
+def _shared_prompts() -> list[str]:
+    path = _PROMPTS_FOLDER / "gsm8k_test.jsonl.gz"
+    if not path.exists():
+        return []
+    with gzip.open(path, "rt") as lines:
+        return [json.loads(next(lines))["question"] for _ in range(20)]
+
+
+def _greedy(url: str, prompt: str, *, tokens: int = 12, cached: bool = True) -> httpx.Response:
+    headers = {} if cached else {"x-tidemill-cache": "off"}
+    body = {"model": _MODEL, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    answer = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def _text(answer: httpx.Response) -> str:
+    text: str = answer.json()["choices"][0]["text"]
+    return text
+
+
+def _gauges(engine_url: str) -> dict[str, float]:
+    text = httpx.get(f"{engine_url}/metrics", timeout=20).text
+    pattern = r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{[^}]*\} (\S+)$"
+    return {name: float(value) for name, value in re.findall(pattern, text, re.MULTILINE)}
+
+
+def test_a_long_prompt_is_disaggregated_and_a_short_one_combined(client: openai.OpenAI) -> None:
+    def path(text: str) -> str:
+        raw = client.chat.completions.with_raw_response.create(
+            model=_MODEL, messages=[{"role": "user", "content": text}], max_tokens=6
+        )
+        assert raw.parse().choices[0].message.content
+        return str(raw.headers["x-tidemill-path"])
+
+    assert path("How high is the tide today?") == "combined"
+    assert path(_STORY * 6) == "disaggregated"
+
+
+@pytest.mark.parametrize("source", ["written here", "gsm8k"])
+def test_greedy_text_is_that_of_a_single_engine_on_both_paths(local: Any, source: str) -> None:
+    """The prefill engine, asked alone for the whole answer, is the single engine."""
+    questions = _QUESTIONS if source == "written here" else _shared_prompts()
+    if not questions:
+        pytest.skip(f"{_PROMPTS_FOLDER} is not there; the prompts written here are tested all the same")
+    alone = local.replicas("prefill")[0]["url"]
+    paths: Counter[str] = Counter()
+    for number, question in enumerate(questions):
+        story = f"Note {source} {number}. {_STORY * 3}" if number % 2 else ""
+        prompt = f"{story}Question: {question}\nAnswer:"
+        through = _greedy(local.url, prompt, cached=False)
+        paths[through.headers["x-tidemill-path"]] += 1
+        assert _text(through) == _text(_greedy(alone, prompt)), prompt
+    assert paths["disaggregated"] >= 10
+    assert source == "gsm8k" or paths["combined"] >= 10
+
+
+def test_the_second_equal_request_comes_from_the_cache(client: openai.OpenAI) -> None:
+    def ask(*, stream: bool) -> tuple[float, str, str]:
+        began_s = time.perf_counter()
+        raw = client.chat.completions.with_raw_response.create(
+            model=_MODEL,
+            messages=[{"role": "user", "content": f"Tell me about water wheels. {stream}"}],
+            max_tokens=24,
+            temperature=0,
+            stream=stream,
+        )
+        answer: Any = raw.parse()
+        if stream:
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+        else:
+            text = answer.choices[0].message.content
+        return time.perf_counter() - began_s, str(raw.headers["x-tidemill-cache"]), text
+
+    for stream in (False, True):
+        first_s, outcome, text = ask(stream=stream)
+        assert outcome == "miss"
+        again = [ask(stream=stream) for _ in range(3)]
+        assert [outcome for _, outcome, _ in again] == ["exact"] * 3
+        assert {replayed for _, _, replayed in again} == {text}
+        assert first_s / min(seconds for seconds, _, _ in again) >= 20
+
+
+def test_the_openai_client_gets_what_it_asks_for(client: openai.OpenAI) -> None:
+    assert {m.id for m in client.models.list()} >= {_MODEL, "auto", "all-minilm-l6-v2"}
+    hello: Any = [{"role": "user", "content": "Say hello."}]
+    chunks = list(
+        client.chat.completions.create(
+            model="auto", messages=hello, max_tokens=5, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 5
+    plain = list(client.chat.completions.create(model=_MODEL, messages=hello, max_tokens=5, stream=True))
+    assert all(chunk.choices and chunk.usage is None for chunk in plain)
+    two = client.completions.create(model=_MODEL, prompt="The sea", max_tokens=4, n=2, seed=7)
+    assert [choice.index for choice in two.choices] == [0, 1]
+    scored = client.chat.completions.create(
+        model=_MODEL, messages=hello, max_tokens=3, logprobs=True, top_logprobs=2
+    )
+    logprobs = scored.choices[0].logprobs
+    assert logprobs is not None
+    assert [len(token.top_logprobs) for token in logprobs.content or []] == [2, 2, 2]
+    stopped = client.completions.create(
+        model=_MODEL, prompt="1 2 3 4", max_tokens=30, temperature=0, stop=["9"]
+    )
+    assert "9" not in stopped.choices[0].text
+    vectors = client.embeddings.create(model="all-minilm-l6-v2", input=["tide", "mill"])
+    assert [len(item.embedding) for item in vectors.data] == [384, 384]
+
+
+def test_json_schema_output_keeps_to_the_schema(client: openai.OpenAI) -> None:
+    schema: Any = {
+        "type": "object",
+        "properties": {"hours": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["hours"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model=_MODEL,
+        messages=[{"role": "user", "content": "How long does the mill grind?"}],
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "h", "schema": schema}},
+    )
+    assert 1 <= json.loads(answer.choices[0].message.content or "")["hours"] <= 9
+
+
+def test_a_tool_call_goes_there_and_back(client: openai.OpenAI) -> None:
+    tools: Any = [
+        {
+            "type": "function",
+            "function": {
+                "name": "tide_table",
+                "description": "High water of a day",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"day": {"type": "string"}},
+                    "required": ["day"],
+                },
+            },
+        }
+    ]
+    messages: Any = [{"role": "user", "content": "When is high water on Monday?"}]
+    asked = client.chat.completions.create(
+        model=_MODEL, messages=messages, tools=tools, tool_choice="required", max_tokens=120, temperature=0
+    ).choices[0]
+    assert asked.finish_reason == "tool_calls"
+    call: Any = (asked.message.tool_calls or [None])[0]
+    assert call.function.name == "tide_table"
+    messages += [
+        asked.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "06:12 and 18:40"},
+    ]
+    answered = client.chat.completions.create(model=_MODEL, messages=messages, tools=tools, max_tokens=8)
+    assert answered.choices[0].message.content
+
+
+def test_responses_and_messages_are_relayed(local: Any, client: openai.OpenAI) -> None:
+    raw = client.responses.with_raw_response.create(model=_MODEL, input=_long(3), max_output_tokens=6)
+    assert raw.headers["x-tidemill-path"] == "disaggregated"
+    assert raw.parse().output_text
+    kinds = [
+        e.type for e in client.responses.create(model=_MODEL, input="Hi", max_output_tokens=4, stream=True)
+    ]
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+    other = anthropic.Anthropic(base_url=local.url, api_key="test", max_retries=0, timeout=120)
+    hello: Any = [{"role": "user", "content": "Say hello."}]
+    said = other.messages.create(model=_MODEL, max_tokens=5, messages=hello)
+    assert said.usage.output_tokens == 5
+    long: Any = [{"role": "user", "content": _long(4)}]
+    with other.messages.stream(model=_MODEL, max_tokens=5, messages=long) as stream:
+        assert "".join(stream.text_stream)
+    assert other.messages.count_tokens(model=_MODEL, messages=hello).input_tokens > 0
+    with pytest.raises(anthropic.NotFoundError, match="nope"):
+        other.messages.create(model="nope", max_tokens=5, messages=hello)
+    tokens = httpx.post(f"{local.url}/tokenize", json={"model": _MODEL, "prompt": "high tide"}, timeout=30)
+    assert tokens.json()["count"] >= 2
+
+
+def test_a_hundred_malformed_requests_are_refused_in_openai_shape(local: Any) -> None:
+    cases = list(malformed_requests(_MODEL))
+    assert len(cases) >= 100
+    odd = []
+    with httpx.Client(timeout=60) as http:
+        for path, body in cases:
+            answer = http.post(local.url + path, content=body, headers={"content-type": "application/json"})
+            try:
+                message = answer.json()["error"]["message"]
+            except (ValueError, KeyError, TypeError):
+                message = None
+            if not 400 <= answer.status_code < 500 or not message:
+                odd.append((path, body[:120], answer.status_code, answer.text[:200]))
+    assert not odd
+    assert httpx.get(f"{local.url}/ready", timeout=10).status_code == 200
+    assert _greedy(local.url, "Still there?").status_code == 200
+
+
+def test_a_client_that_leaves_stops_the_engine(local: Any) -> None:
+    engine = local.replicas("decode")[0]["url"]
+    body = {"model": _MODEL, "prompt": "Count:", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{local.url}/v1/completions", json=body, timeout=60) as answer:
+        next(answer.iter_bytes())
+        local.wait_for("the engine to be busy", lambda: _gauges(engine)["num_requests_running"] >= 1, 5)
+    local.wait_for("the engine to be idle", lambda: _gauges(engine)["num_requests_running"] == 0, 2)
+    local.wait_for("the router's count", lambda: local.fleet()["router"]["requests_in_flight"] == 0, 2)
+
+
+def test_blocks_of_a_ticket_that_nobody_redeems_are_freed(local: Any) -> None:
+    prefill = local.replicas("prefill")[0]["url"]
+    wanted = {"do_remote_decode": True, "do_remote_prefill": False}
+    body = {"model": _MODEL, "prompt": _long(77), "max_tokens": 1, "kv_transfer_params": wanted}
+    answer = httpx.post(f"{prefill}/v1/completions", json=body, timeout=60).json()
+    assert answer["kv_transfer_params"]["remote_block_ids"][0]
+    assert _gauges(prefill)["kv_cache_usage_perc"] > 0
+    # The lease (kv_lease_s: 30) and one health check, which makes the engine look.
+    local.wait_for("the blocks", lambda: _gauges(prefill)["kv_cache_usage_perc"] == 0, 50)
+
+
+def test_a_ticket_that_is_gone_costs_a_prefill_and_no_answer(local: Any) -> None:
+    """What the decode engine does with a ticket whose producer has died."""
+    decode = local.replicas("decode")[0]["url"]
+    ticket = {
+        "do_remote_prefill": True,
+        "do_remote_decode": False,
+        "remote_block_ids": [[1, 2, 3]],
+        "remote_engine_id": "gone",
+        "remote_request_id": "gone",
+        "remote_host": "127.0.0.1",
+        "remote_port": 1,
+        "tp_size": 1,
+    }
+    body = {"model": _MODEL, "prompt": _long(78), "max_tokens": 6, "temperature": 0}
+    lost = httpx.post(f"{decode}/v1/completions", json=body | {"kv_transfer_params": ticket}, timeout=120)
+    assert lost.status_code == 200, lost.text
+    assert _text(lost) == _text(_greedy(local.replicas("prefill")[0]["url"], _long(78), tokens=6))
+
+
+def test_a_decision_is_explained(local: Any) -> None:
+    decision_id = _greedy(local.url, _long(50)).headers["x-tidemill-decision-id"]
+    local.wait_for("the record", lambda: local.decision(decision_id), 5)
+    shown = local.run("explain", decision_id)
+    assert shown.returncode == 0, shown.stderr
+    for word in ("disaggregated", "decode-cpu", "prefill-cpu", "TTFT"):
+        assert word in shown.stdout
+    chat = local.run("status", "--json")
+    assert {r["role"] for r in json.loads(chat.stdout)["replicas"]} == {"prefill", "decode"}
+
+
+async def _load(local: Any, meanwhile: Any, *, seconds: float) -> list[tuple[bool, bool, str]]:
+    """Four clients that ask, long and short, streamed and not; (streamed, whole, how it ended) for each."""
+    ends: list[tuple[bool, bool, str]] = []
+    stop_s = time.monotonic() + seconds
+
+    async def one(http: httpx.AsyncClient, client: int) -> None:
+        number = 0
+        while time.monotonic() < stop_s:
+            number += 1
+            stream = client % 2 == 0
+            content = _long(1000 * client + number) if number % 2 else f"Hello {client} {number}"
+            body = {
+                "model": _MODEL,
+                "messages": [{"role": "user", "content": content}],
+                "max_tokens": 8,
+                "stream": stream,
+            }
+            try:
+                async with http.stream("POST", f"{local.url}/v1/chat/completions", json=body) as answer:
+                    text = (await answer.aread()).decode()
+            except httpx.HTTPError as error:
+                ends.append((stream, False, repr(error)))
+                continue
+            whole = answer.status_code == 200 and '"error"' not in text
+            whole = whole and (not stream or text.endswith("data: [DONE]\n\n"))
+            begun = '"delta"' in text
+            ends.append((stream and begun, whole, f"{answer.status_code} {text[-200:]}"))
+
+    async with httpx.AsyncClient(timeout=240) as http:
+        tasks = [asyncio.create_task(one(http, client)) for client in range(4)]
+        await asyncio.sleep(seconds / 4)
+        await asyncio.to_thread(meanwhile)
+        await asyncio.gather(*tasks)
+    return ends
+
+
+def test_a_killed_prefill_engine_fails_no_request_and_comes_back(local: Any) -> None:
+    before = local.replicas("prefill")[0]["replica_id"]
+    core = local.engine_core("pool-prefill-cpu")
+    ends = asyncio.run(_load(local, lambda: core.send_signal(signal.SIGKILL), seconds=24))
+    assert len(ends) >= 8
+    assert [end for _, whole, end in ends if not whole] == []
+    local.wait_for(
+        "a new prefill replica",
+        lambda: local.replicas("prefill")[0]["replica_id"] != before,
+        180,
+    )
+    again = _greedy(local.url, _long(90), cached=False)
+    assert again.headers["x-tidemill-path"] == "disaggregated"
+
+
+@pytest.mark.parametrize("victim", ["engine core", "replica"])
+def test_a_killed_decode_engine_fails_only_streams_that_had_begun(local: Any, victim: str) -> None:
+    before = local.replicas("decode")[0]["replica_id"]
+    core, replica = local.engine_core("pool-decode-cpu"), local.replica_process("pool-decode-cpu")
+    process = core if victim == "engine core" else replica
+    ends = asyncio.run(_load(local, lambda: process.send_signal(signal.SIGKILL), seconds=24))
+    assert len(ends) >= 8
+    broken = [(begun, end) for begun, whole, end in ends if not whole]
+    assert all(begun for begun, _ in broken), broken
+    assert len(broken) <= 2  # half of the four clients stream
+    local.wait_for("a new decode replica", lambda: local.replicas("decode")[0]["replica_id"] != before, 180)
+    local.wait_for("the old engine to be gone", lambda: not core.is_running(), 30)
+    again = _greedy(local.url, _long(91 + len(victim)), cached=False)
+    assert again.headers["x-tidemill-pool"] == "decode-cpu"
