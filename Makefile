@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-CONFIG ?= configs/local.yaml
+CONFIG ?=
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))) python3)
 BIN := .venv/bin
 
@@ -15,8 +15,8 @@ venv: ## Set up .venv (nothing is done when it is up to date)
 	@$(PYTHON) requirements/install.py
 
 # exec: the command takes the place of the recipe's shell and gets Ctrl-C and signals itself.
-run: venv ## Start everything and serve until Ctrl-C (CONFIG=configs/local.yaml)
-	@exec $(BIN)/tidemill up -c $(CONFIG) --stop-with-parent
+run: venv ## Start everything and serve until Ctrl-C (CONFIG=configs/….yaml for another cluster)
+	@exec $(BIN)/tidemill up $(if $(CONFIG),-c $(CONFIG)) --stop-with-parent
 
 lint: venv
 	$(BIN)/ruff format --check .

