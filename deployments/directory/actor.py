@@ -25,6 +25,7 @@ ACTOR_NAME = "tidemill-directory"
 WATCH_TIMEOUT_S = 1.0
 """A watcher hears at least this often, so loads are never older than this plus a report's age."""
 _RETRY_S = 0.5
+_FILLING_S = 2.5
 
 
 class FleetDirectory:
@@ -33,6 +34,7 @@ class FleetDirectory:
     def __init__(self) -> None:
         self._state = DirectoryState(version=int(time.time() * 1000))
         self._changed = asyncio.Condition()
+        self._full_at_s = time.monotonic() + _FILLING_S
         self._expiry = asyncio.ensure_future(self._expire())
 
     async def report(self, report: ReplicaReport) -> None:
@@ -66,6 +68,10 @@ class FleetDirectory:
     async def watch(self, watcher: str, applied_version: int) -> FleetState:
         """The fleet, as soon as it is newer than what the watcher has applied, or after a while as it is."""
         self._state.seen(watcher, applied_version, now_s=time.monotonic())
+        if applied_version:
+            # After a restart the replicas report again within a second; until then a router's own picture
+            # is better than this one.
+            await asyncio.sleep(max(0.0, self._full_at_s - time.monotonic()))
         if self._state.version == applied_version:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_TIMEOUT_S), self._changed:

@@ -41,9 +41,9 @@ class DirectoryState:
 
     def report(self, report: ReplicaReport, *, now_s: float) -> bool:
         """Take a replica's report; True if routing must hear of it at once."""
-        if report.replica_id in self._left or len(self._replicas) >= ENTRIES_MAX:
-            return False
         known = self._replicas.get(report.replica_id)
+        if report.replica_id in self._left or (known is None and len(self._replicas) >= ENTRIES_MAX):
+            return False
         if known is not None and known[0].phase is ReplicaPhase.DRAINING:
             report = replace(report, phase=ReplicaPhase.DRAINING)
         self._replicas[report.replica_id] = (report, now_s)
@@ -57,7 +57,9 @@ class DirectoryState:
     def report_service(self, report: ServiceReport, *, now_s: float) -> bool:
         """Take a service's report; True if routing must hear of it at once."""
         known = self._services.get(report.replica_id)
-        if known is None and len(self._services) >= ENTRIES_MAX:
+        if ReplicaId(report.replica_id) in self._left or (
+            known is None and len(self._services) >= ENTRIES_MAX
+        ):
             return False
         self._services[report.replica_id] = (report, now_s)
         changed = known is None or known[0].url != report.url
@@ -109,7 +111,9 @@ class DirectoryState:
         silent = [name for name, (_, at_s) in self._replicas.items() if now_s - at_s > REPORT_EXPIRY_S]
         services = [name for name, (_, at_s) in self._services.items() if now_s - at_s > REPORT_EXPIRY_S]
         for name in silent:
-            del self._replicas[name]
+            report, _ = self._replicas.pop(name)
+            if report.phase is ReplicaPhase.DRAINING:
+                self._left[name] = now_s  # it was on its way out, and does not come back
             self._marked.pop(name, None)
         for service in services:
             del self._services[service]

@@ -101,13 +101,10 @@ class RouterApp:
         generation = Generation(
             self._core, request, responder, headers=headers, tenant=tenant, arrived_at_s=arrived_at_s
         )
-        self._core.queue.in_flight += 1
         try:
             await _unless_client_leaves(receive, responder, self._generate(generation, responder, surface))
         finally:
-            self._core.queue.in_flight -= 1
             generation.finish()
-            self._core.queue.wake()
 
     async def _generate(self, generation: Generation, responder: Responder, surface: Surface) -> None:
         try:

@@ -24,10 +24,12 @@ from deployments.messages import (
     CACHE_TIER,
     CacheQuery,
 )
+from deployments.router.errors import overloaded
 from deployments.router.requests import ParsedRequest
 
 logger = logging.getLogger("tidemill.router.cache")
 
+_PURGE_TIMEOUT_S = 30.0
 OPT_HEADER = "x-tidemill-cache"
 """Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
 _ID = re.compile(rb'"id":\s?"((?:chatcmpl-|cmpl-|resp_|msg_)[A-Za-z0-9_-]+)"')
@@ -159,15 +161,21 @@ class CacheClient:
             await self._post("/release", {CACHE_LEASE: miss.lease}, b"")
 
     async def purge(self, scope: Mapping[str, Any]) -> tuple[int, bytes]:
-        """Forget answers of a tenant, a model, or all."""
+        """Forget answers of a tenant, a model, or all; the cache's status and body.
+
+        Raises:
+            ApiError: 503, the cache did not answer.
+        """
         url = self._url()
         if url is None:
-            return (
-                503,
-                b'{"error":{"message":"The semantic cache is not running.","code":"cache_unavailable"}}',
-            )
-        async with self._session().post(f"{url}/purge", json=dict(scope)) as response:
-            return response.status, await response.read()
+            raise overloaded("The semantic cache is not running.", status=503, retry_after_s=5)
+        timeout = aiohttp.ClientTimeout(total=_PURGE_TIMEOUT_S)
+        try:
+            async with self._session().post(f"{url}/purge", json=dict(scope), timeout=timeout) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            message = f"The semantic cache did not answer: {type(error).__name__}."
+            raise overloaded(message, status=503, retry_after_s=5) from error
 
     async def _post(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         url = self._url()

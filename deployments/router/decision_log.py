@@ -39,6 +39,7 @@ class DecisionLog:
         self._latest: OrderedDict[str, bytes] = OrderedDict()
         self._waiting: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
+        self._may_be_torn = True
 
     def start(self) -> None:
         """Begin writing in the background."""
@@ -95,9 +96,13 @@ class DecisionLog:
     def _write(self, folder: Path, lines: list[bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         current = folder / f"{self._name}.jsonl"
+        if self._may_be_torn:
+            _cut_torn_line(current)
+        self._may_be_torn = True
         with current.open("ab") as file:
             file.write(b"\n".join(lines) + b"\n")
             full = file.tell() >= self._config.file_bytes_max
+        self._may_be_torn = False
         if full:
             self._rotate(folder, current)
 
@@ -109,6 +114,15 @@ class DecisionLog:
                 source.replace(folder / f"{self._name}.{number}.jsonl")
         if self._config.files_max == 1:
             current.unlink()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a full disk or a killed process left of a last line."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _search(folder: Path, decision_id: str) -> bytes | None:

@@ -222,6 +222,7 @@ class Generation:
             return None
         finally:
             grant.dispatch.release()
+            self._core.queue.leave()
             self._attempts.append(
                 Attempt(
                     replica_id=report.replica_id,
@@ -277,7 +278,7 @@ class Generation:
                     self._engine_headers(),
                 )
             params = answer.get("kv_transfer_params") if isinstance(answer, dict) else None
-            if status != 200 or not params:
+            if status != 200 or not isinstance(params, dict) or not params:
                 # A request that is wrong gets its error from the answering replica, in the client's form.
                 failure = Reason.TICKET_MISSING if status == 200 else Reason.PREFILL_FAILED
                 return None

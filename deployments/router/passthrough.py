@@ -45,6 +45,8 @@ class Passthrough:
                 timeout=timeout,
             ) as response:
                 content = await response.read()
+                if "retry-after" in response.headers:
+                    responder.headers["retry-after"] = response.headers["retry-after"]
                 await responder.whole(response.status, "application/json", content)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise overloaded(f"The encoder did not answer: {error}", status=503, retry_after_s=5) from error

@@ -1,4 +1,8 @@
-"""The bounded queue of requests that wait for an engine."""
+"""The bounded queue of requests that wait for an engine.
+
+A request is in flight from its grant until it gives its place back; one that waits, or is answered from the
+cache, holds no place. So models whose replicas are gone do not take places from those that are served.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -26,6 +30,7 @@ class AdmissionQueue:
         self._config = config
         self._waiting: dict[int, _Waiter] = {}
         self.in_flight = 0
+        """Requests that hold a place."""
 
     @property
     def queued(self) -> int:
@@ -58,7 +63,8 @@ class AdmissionQueue:
         """Wait until the attempt gives a result; those of the same key who came earlier go first.
 
         Args:
-            attempt: takes what is wanted, if it is there; None means not now.
+            attempt: takes what is wanted, if it is there; None means not now. With the result goes a place,
+                which the caller gives back with `leave`.
             key: requests that want the same thing (the model).
             discard: gives back what was taken for a request that has gone meanwhile.
             timeout_s: how long to wait at most.
@@ -68,7 +74,7 @@ class AdmissionQueue:
             ApiError: 429 if the queue is full, 503 when the time is up.
         """
         if not any(waiter.key == key for waiter in self._waiting.values()):
-            result = attempt() if self.in_flight <= self._config.max_concurrent_requests else None
+            result = self._try(attempt)
             if result is not None:
                 return result
         if len(self._waiting) >= self._config.max_queued_requests:
@@ -80,13 +86,28 @@ class AdmissionQueue:
                 granted: T = await waiter.granted
                 return granted
         except TimeoutError:
+            if _has_result(waiter.granted):  # granted in the instant in which the time was up
+                return waiter.granted.result()  # type: ignore[no-any-return]
             raise overloaded(f"{why()} Waited {timeout_s:.0f} s.", status=503, retry_after_s=5) from None
         except asyncio.CancelledError:
-            if waiter.granted.done() and not waiter.granted.cancelled():
+            if _has_result(waiter.granted):
                 discard(waiter.granted.result())
+                self.leave()
             raise
         finally:
             self._waiting.pop(id(waiter), None)
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self.in_flight -= 1
+        self.wake()
+
+    def _try(self, attempt: Callable[[], T | None]) -> T | None:
+        if self.in_flight >= self._config.max_concurrent_requests:
+            return None
+        result = attempt()
+        self.in_flight += result is not None
+        return result
 
     def wake(self) -> None:
         """Something has become free or changed: serve those in line, until nothing more is to be had."""
@@ -94,9 +115,13 @@ class AdmissionQueue:
         for waiter in list(self._waiting.values()):
             if waiter.key in nothing_for or waiter.granted.done():
                 continue
-            result = waiter.attempt()
+            result = self._try(waiter.attempt)
             if result is None:
                 nothing_for.add(waiter.key)
             else:
                 del self._waiting[id(waiter)]
                 waiter.granted.set_result(result)
+
+
+def _has_result(granted: asyncio.Future[Any]) -> bool:
+    return granted.done() and not granted.cancelled()

@@ -94,15 +94,13 @@ class Relay:
         await self._finish(events, held + events.rest())
 
     async def _finish(self, events: EventStream, rest: bytes) -> None:
-        if not self._responder.started:
-            if not rest:
-                raise ReplicaError("the stream ended before it began", unreachable=False)
-            await self._begin(rest)
         self._count(events.usage())
         if not self.relayed.output_tokens:
             self.relayed.output_tokens = events.events
         if not events.ended_well():
-            raise ReplicaError("the stream ended in the middle of the answer", unreachable=False)
+            raise ReplicaError("the stream ended before the answer did", unreachable=False)
+        if not self._responder.started:
+            await self._begin(rest)
         self._keep(rest)
         await self._responder.end(rest)
         if self._copy is not None:

@@ -13,6 +13,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+_NAMED_EVENTS = frozenset({Surface.MESSAGES, Surface.RESPONSES})
+
+
 class Responder:
     """Sends one response."""
 
@@ -20,6 +23,7 @@ class Responder:
         self._send = send
         self.headers: dict[str, str] = {}
         """Headers that every response to this request carries."""
+        self._at_boundary = True
         self.ended = False
         """Whether the last byte is out; a client that closes then has not left early."""
         self.status = 0
@@ -39,6 +43,7 @@ class Responder:
 
     async def chunk(self, body: bytes) -> None:
         """Send a part of the body."""
+        self._at_boundary = body.endswith(b"\n\n")
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes = b"") -> None:
@@ -59,7 +64,9 @@ class Responder:
         """Send an error in the surface's shape; inside a stream that has begun, as its last event."""
         body = orjson.dumps(error.body(surface))
         if self.started:
-            await self.end(b"event: error\n" * (surface is Surface.MESSAGES) + b"data: " + body + b"\n\n")
+            gap = b"" if self._at_boundary else b"\n\n"  # half an event must not swallow this one
+            name = b"event: error\n" if surface in _NAMED_EVENTS else b""
+            await self.end(gap + name + b"data: " + body + b"\n\n")
             return
         self.headers.update(error.headers)
         await self.whole(error.status, "application/json", body)

@@ -11,6 +11,8 @@ import orjson
 from cluster.entities.workload import Surface
 
 _TAIL_BYTES_MAX = 256 * 1024
+_LAST_EVENTS = 4
+"""How many of the last events are looked at for an ending: it may be followed by a [DONE]."""
 _HELD_BYTES_MAX = 1024 * 1024
 _PREAMBLES = (
     b"event: response.created",
@@ -79,10 +81,12 @@ class EventStream:
 
     def ended_well(self) -> bool:
         """Whether the stream was complete."""
-        tail = self._tail
-        if self._surface in _ENDINGS:
-            return any(ending in tail for ending in _ENDINGS[self._surface])
-        return tail.rstrip().endswith(b"data: [DONE]") and b'data: {"error"' not in tail
+        # Only how an event begins counts: what it quotes may look like anything.
+        last = [event.lstrip() for event in self._tail.rsplit(b"\n\n", _LAST_EVENTS)[-_LAST_EVENTS:]]
+        if not self._tail.endswith((b"\n\n", b"\n\r\n")) or any(event.startswith(_ERRORS) for event in last):
+            return False
+        endings = _ENDINGS.get(self._surface, (b"data: [DONE]",))
+        return any(event.startswith(endings) for event in last)
 
     def usage(self) -> dict[str, Any] | None:
         """The usage that the engine reported, if the stream came to that."""
@@ -113,7 +117,8 @@ def has_begun(held: bytes) -> bool:
     """Whether a stream's first bytes hold more than announcements, so that it cannot start over elsewhere."""
     if len(held) > _HELD_BYTES_MAX:
         return True
-    events = [event for event in held.split(b"\n\n") if event.strip()]
+    whole, _, _ = held.rpartition(b"\n\n")
+    events = [event for event in whole.split(b"\n\n") if event.strip()]
     return any(not event.lstrip().startswith(_PREAMBLES) for event in events)
 
 
