@@ -84,9 +84,6 @@ def test_who_left_stays_away_even_if_a_late_report_comes(state):
     assert state.version == 102
 
 
-@pytest.mark.xfail(
-    strict=True, reason="report_service does not look at who has left (state.py report_service)"
-)
 def test_a_service_that_left_stays_away_even_if_a_late_report_comes(state):
     state.report_service(SERVICE, now_s=0.0)
     state.leave("s", now_s=1.0)
@@ -129,9 +126,6 @@ def test_draining_takes_out_of_routing_once_and_reports_do_not_undo_it(state):
     assert state.version == 102
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a drained replica that was silent for a while is ready again (state.py expire)"
-)
 def test_draining_survives_a_silence(state):
     state.report(REPORT, now_s=0.0)
     state.drain(A)
@@ -212,9 +206,6 @@ def test_new_entries_are_refused_at_the_bound(state, monkeypatch):
     assert state._watchers["a"].applied_version == 2
 
 
-@pytest.mark.xfail(
-    strict=True, reason="at the bound known replicas are refused as well and expire (state.py report)"
-)
 def test_at_the_bound_those_already_known_go_on_reporting(state, monkeypatch):
     monkeypatch.setattr(directory, "ENTRIES_MAX", 2)
     state.report(named("a"), now_s=0.0)

@@ -241,9 +241,6 @@ async def test_a_full_disk_costs_records_and_no_request(make_log, monkeypatch, d
     assert await log.find("d-1") is not None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a line torn by a full disk swallows the next one (decision_log.py _write)"
-)
 async def test_a_torn_line_does_not_spoil_what_follows(make_log, tmp_path):
     (tmp_path / "r.jsonl").write_text('{"decision_id":"d-torn","router')
     log = make_log()

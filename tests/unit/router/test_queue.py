@@ -165,9 +165,6 @@ async def test_who_leaves_at_the_moment_of_the_grant_gives_it_back():
     assert (seats.given, seats.back) == (["leaving"], ["leaving"])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a grant in the instant of the time-out is never given back (queue.py until)"
-)
 async def test_whose_time_is_up_at_the_moment_of_the_grant_gives_it_back_or_keeps_it():
     waiting, seats = queue(), Seats()
 
@@ -196,28 +193,43 @@ async def test_a_wake_with_nothing_free_changes_nothing():
     task.cancel()
 
 
-async def test_more_in_flight_than_allowed_wait_although_a_seat_is_free():
+async def test_at_the_bound_on_concurrent_requests_one_waits_although_a_seat_is_free():
     waiting, seats = queue(max_concurrent_requests=2), Seats(a=9)
-    waiting.in_flight = 3
+    assert [await ask(waiting, seats, name) for name in ("one", "two")] == ["one", "two"]
+    assert waiting.in_flight == 2
     third = ask(waiting, seats, "third")
     await settle()
-    assert not third.done()
-    waiting.in_flight = 2
     waiting.wake()
+    await settle()
+    assert (seats.given, waiting.in_flight, waiting.queued) == (["one", "two"], 2, 1)
+    waiting.leave()
     assert await third == "third"
+    assert (waiting.in_flight, waiting.queued) == (2, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="wake() does not look at max_concurrent_requests (queue.py wake)")
-async def test_a_wake_does_not_lift_the_bound_on_concurrent_requests():
-    waiting, seats = queue(max_concurrent_requests=2), Seats(a=9)
-    waiting.in_flight = 3
-    third = ask(waiting, seats, "third")
+async def test_places_come_back_from_those_who_leave_or_are_given_up():
+    waiting, seats = queue(max_concurrent_requests=1), Seats(a=1)
+    await ask(waiting, seats, "first")
+    leaving = ask(waiting, seats, "leaving")
+    late = ask(waiting, seats, "late", timeout_s=3.0)
     await settle()
-    waiting.wake()
+    seats.free["a"] = 1
+    waiting.leave()
+    leaving.cancel()
     await settle()
-    served = list(seats.given)
-    third.cancel()
-    assert served == []
+    assert seats.back == ["leaving"]
+    with pytest.raises(ApiError):
+        await late
+    assert (waiting.in_flight, waiting.queued) == (0, 0)
+
+
+async def test_those_who_wait_for_one_model_take_no_places_from_another():
+    waiting, seats = queue(max_concurrent_requests=1), Seats(b=1)
+    blocked = [ask(waiting, seats, str(number), key="a") for number in range(2)]
+    await settle()
+    assert await ask(waiting, seats, "other", key="b") == "other"
+    for task in blocked:
+        task.cancel()
 
 
 def test_a_request_that_cannot_even_be_queued_is_refused_before_its_body_is_read():

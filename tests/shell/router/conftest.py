@@ -1,0 +1,402 @@
+"""A little cluster in one process: the router, simulated engines and the cache, each on a port of its own.
+
+Nothing of it needs Ray: what the directory would tell the router is told by a heartbeat here.
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+import uvicorn.server
+import yaml
+
+from cluster.config import TidemillConfig, parse_config
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
+from deployments.engine.simulated import SimulatedApp
+from deployments.http_port import HttpPort, free_port
+from deployments.messages import SEMANTIC_CACHE, FleetState, ServiceReport
+from deployments.router import generation
+from deployments.router.asgi import RouterApp
+from deployments.router.core import RouterCore, RouterSettings
+from deployments.semantic_cache.service import CacheService
+
+HOST = "127.0.0.1"
+ADMIN_KEY = "the-admin-key"
+LONG_PROMPT = "the tide turns the wheel " * 30
+
+_CONFIG = """
+models:
+  sim: {source: simulated, aliases: [auto]}
+pools:
+  prefill:
+    model: sim
+    role: prefill
+    gpu_type: H100
+    engine: &engine
+      kind: simulated
+      prefill_tokens_per_s: 1000000
+      step_base_s: 0.001
+      step_per_sequence_s: 0
+      output_tokens: 8
+  decode:
+    model: sim
+    role: decode
+    gpu_type: A100
+    replicas: {min: 2, max: 2}
+    engine: *engine
+gateway: {queue_timeout_s: 5, request_timeout_s: 20, body_bytes_max: 65536}
+routing:
+  disaggregation: {uncached_tokens_min: 64, prefill_timeout_s: 5}
+  replicas: {put_aside_first_s: 0.2, put_aside_max_s: 0.4}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response."""
+
+    status: int
+    headers: Any
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return orjson.loads(self.content)
+
+    @property
+    def events(self) -> list[Any]:
+        """The stream's data lines as JSON, `[DONE]` as text."""
+        lines = [line[6:] for line in self.content.split(b"\n") if line.startswith(b"data: ")]
+        return [line.decode() if line == b"[DONE]" else orjson.loads(line) for line in lines]
+
+
+class CountingApp:
+    """An ASGI application that answers lifespan itself and counts the requests by path."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.requests: dict[str, int] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        self.requests[scope["path"]] = self.requests.get(scope["path"], 0) + 1
+        await self.app(scope, receive, send)
+
+    @property
+    def total(self) -> int:
+        """All requests so far."""
+        return sum(self.requests.values())
+
+
+@dataclass(slots=True)
+class Engine:
+    """One replica: the engine, or what stands in for it."""
+
+    app: Any
+    counting: CountingApp
+    port: HttpPort | None
+    report: ReplicaReport
+
+    @property
+    def running(self) -> int:
+        """Sequences that the simulated engine computes or holds."""
+        load = self.app.load()
+        return int(load.requests_running + load.requests_waiting)
+
+
+@dataclass(slots=True)
+class LittleCluster:
+    """The running parts and what tests do with them."""
+
+    config: TidemillConfig
+    core: RouterCore
+    port: HttpPort
+    http: aiohttp.ClientSession
+    engines: dict[str, Engine] = field(default_factory=dict)
+    cache: CacheService | None = None
+    services: tuple[ServiceReport, ...] = ()
+    version: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where the router listens."""
+        return self.port.url
+
+    def tell(self) -> None:
+        """Let the router hear of the fleet as it is."""
+        self.version += 1
+        reports = tuple(engine.report for engine in self.engines.values())
+        self.core.apply(FleetState(version=self.version, replicas=reports, services=self.services))
+
+    async def heartbeat(self) -> None:
+        """Tell the router again and again, as the directory's long poll does."""
+        while True:
+            self.tell()
+            await asyncio.sleep(0.05)
+
+    def set_phase(self, name: str, phase: ReplicaPhase) -> None:
+        """Change a replica's phase at once."""
+        self.engines[name].report = replace(self.engines[name].report, phase=phase)
+        self.tell()
+
+    def remove(self, *names: str) -> None:
+        """Take replicas out of the routing table; their ports stay open."""
+        for name in names:
+            del self.engines[name]
+        self.tell()
+
+    async def post(self, path: str, body: Any, **headers: str) -> Answer:
+        """POST JSON, or bytes as they are, and read the whole answer."""
+        raw = body if isinstance(body, bytes) else orjson.dumps(body)
+        named = {"content-type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        async with self.http.post(self.url + path, data=raw, headers=named) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, *, method: str = "GET", key: str = "") -> Answer:
+        """Any bodyless request."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        async with self.http.request(method, self.url + path, headers=headers) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def chat(
+        self, text: str = "hello", *, headers: dict[str, str] | None = None, **fields: Any
+    ) -> Answer:
+        """A chat completion."""
+        body = {"model": "sim", "messages": [{"role": "user", "content": text}], **fields}
+        return await self.post("/v1/chat/completions", body, **(headers or {}))
+
+    async def decision(self, answer: Answer) -> Any:
+        """The decision record of an answer; written a moment after it, when the cache has taken it."""
+        path = f"/admin/decisions/{answer.headers['x-tidemill-decision-id']}"
+        for _ in range(100):
+            found = await self.get(path, key=ADMIN_KEY)
+            if found.status == 200:
+                return found.json
+            await asyncio.sleep(0.01)
+        raise AssertionError(found.content)
+
+    async def metric(self, line: str) -> float:
+        """A sample of the router's metrics; 0 if it is not there."""
+        text = (await self.get("/metrics")).content.decode()
+        values = [row.rsplit(" ", 1)[1] for row in text.splitlines() if row.startswith(line + " ")]
+        return float(values[0]) if values else 0.0
+
+    @property
+    def engine_requests(self) -> int:
+        """Requests that reached any engine."""
+        return sum(engine.counting.total for engine in self.engines.values())
+
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 2.0) -> float:
+        """Wait until a condition holds; the seconds it took."""
+        started_s = time.monotonic()
+        while not condition():
+            assert time.monotonic() - started_s < within_s, "it did not come to that"
+            await asyncio.sleep(0.005)
+        return time.monotonic() - started_s
+
+    @property
+    def idle(self) -> bool:
+        """Whether the router has finished everything and all its counters are back at zero."""
+        loads = self.core.picture._loads.values()
+        weights = [(load.requests, load.pending_prefill_tokens, load.decode_tokens) for load in loads]
+        queue = self.core.queue
+        return not (any(map(any, weights)) or queue.in_flight or queue.queued or self.port.open_requests)
+
+    async def assert_idle(self) -> None:
+        """After everything is answered nothing may be counted as in flight, here or in an engine."""
+        engines = [engine for engine in self.engines.values() if isinstance(engine.app, SimulatedApp)]
+        try:
+            await self.until(lambda: self.idle and not any(engine.running for engine in engines))
+        except AssertionError:
+            running = {engine.report.replica_id: engine.running for engine in engines}
+            queue = self.core.queue
+            raise AssertionError(
+                f"engines: {running}, in flight: {queue.in_flight}, queued: {queue.queued}, "
+                f"loads: {self.core.picture._loads}"
+            ) from None
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {
+        key: _merged(base.get(key), changes[key]) if key in changes else base[key] for key in base | changes
+    }
+
+
+def config_with(changes: dict[str, Any]) -> TidemillConfig:
+    """The cluster's configuration with some fields changed."""
+    return parse_config(yaml.safe_dump(_merged(yaml.safe_load(_CONFIG), changes)))
+
+
+class _HurriedAsyncio:
+    """asyncio with short naps: uvicorn polls every 0.1 s, which would be most of what these tests take."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(delay_s: float) -> None:
+        await asyncio.sleep(min(delay_s, 0.01))
+
+
+class _Site(contextlib.AsyncExitStack):
+    """What runs, and the ports, which are closed together because each takes a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ports: list[HttpPort] = []
+
+    async def serve(self, app: Any) -> HttpPort:
+        """Put an application on a port."""
+        port = HttpPort(app, host=HOST)
+        # Whatever the event loop sets: without it every answer on a kept connection takes 40 ms.
+        port._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await port.start()
+        self._ports.append(port)
+        return port
+
+    async def stop_ports(self) -> None:
+        """Close all ports."""
+        await asyncio.gather(*(port.stop(grace_s=0.5) for port in self._ports))
+
+
+async def _start_engine(config: TidemillConfig, pool: str, name: str, stand_in: Any, site: _Site) -> Engine:
+    settings = config.pools[pool]
+    app = stand_in or SimulatedApp(settings.engine, model=settings.model, role=settings.role)  # type: ignore[arg-type]
+    counting = CountingApp(app)
+    if stand_in == "closed":
+        port, url = None, f"http://{HOST}:{free_port(HOST)}"
+    else:
+        port = await site.serve(counting)
+        url = port.url
+    if isinstance(app, SimulatedApp):
+        site.push_async_callback(app.aclose)
+    report = ReplicaReport(
+        replica_id=ReplicaId(name),
+        pool=PoolName(pool),
+        role=settings.role,
+        model=settings.model,
+        gpu_type=settings.gpu_type,
+        url=url,
+        phase=ReplicaPhase.READY,
+        observed_at_s=0.0,
+        started_at_s=0.0,
+        max_concurrent_requests=settings.max_concurrent_requests,
+    )
+    return Engine(app, counting, port, report)
+
+
+async def _start_cache(cluster: LittleCluster, site: _Site, *, encoder: bool) -> None:
+    service = CacheService(cluster.config.semantic_cache, time.monotonic)
+    if encoder:
+        await service.start()
+    site.push_async_callback(service.close)
+    port = await site.serve(service.app)
+    report = ServiceReport(service=SEMANTIC_CACHE, replica_id="cache", url=port.url, observed_at_s=0.0)
+    cluster.cache, cluster.services = service, (report,)
+
+
+async def _start(
+    site: _Site,
+    state_dir: str,
+    changes: dict[str, Any] | None = None,
+    *,
+    stand_ins: dict[str, Any] | None = None,
+    cache: bool = True,
+    encoder: bool = False,
+    beat: bool = True,
+    draw: float | None = None,
+) -> LittleCluster:
+    config = config_with(changes or {})
+    core = RouterCore(config, RouterSettings(state_dir=state_dir, admin_key=ADMIN_KEY), router_id="r")
+    if draw is not None:
+        # 0 decides every tie for the replica whose name comes first.
+        core.draw = lambda: draw  # type: ignore[method-assign]
+    await core.start()
+    site.push_async_callback(core.close)
+    http = await site.enter_async_context(aiohttp.ClientSession())
+    router = await site.serve(CountingApp(RouterApp(core)))
+    cluster = LittleCluster(config, core, router, http)
+    for pool, settings in config.pools.items():
+        for number in range(settings.replicas.start):
+            name = f"{pool}-{number}"
+            stand_in = (stand_ins or {}).get(name)
+            cluster.engines[name] = await _start_engine(config, pool, name, stand_in, site)
+    if cache:
+        await _start_cache(cluster, site, encoder=encoder)
+    cluster.tell()
+    if beat:
+        task = asyncio.create_task(cluster.heartbeat())
+        site.callback(task.cancel)
+    return cluster
+
+
+def _engine_that(
+    *chunks: bytes,
+    status: int = 200,
+    content_type: str = "text/event-stream; charset=utf-8",
+    then: str = "end",
+) -> Any:
+    """An engine that answers every POST with these chunks and then ends, breaks the connection, or hangs."""
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        headers = [(b"content-type", content_type.encode())]
+        if then != "hang silently":
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+        for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await asyncio.sleep(0.01)
+        if then == "break":
+            raise RuntimeError("the connection is broken on purpose")
+        if then.startswith("hang"):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+@pytest.fixture
+async def start_cluster(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """Starts clusters: changes to the configuration, what stands in for which engine ("closed": nobody)."""
+    # What is tested is that others are asked, not how patiently.
+    monkeypatch.setattr(generation, "_BACK_OFF_S", 0.01)
+    monkeypatch.setattr(uvicorn.server, "asyncio", _HurriedAsyncio())
+    async with _Site() as site:
+        site.push_async_callback(site.stop_ports)
+
+        async def start(changes: dict[str, Any] | None = None, **options: Any) -> LittleCluster:
+            return await _start(site, str(tmp_path), changes, **options)
+
+        yield start
+
+
+@pytest.fixture
+async def cluster(start_cluster: Any) -> LittleCluster:
+    """One prefill and two decode engines, the cache, the router."""
+    started: LittleCluster = await start_cluster()
+    return started
+
+
+@pytest.fixture
+def given() -> SimpleNamespace:
+    """What tests share with the cluster."""
+    return SimpleNamespace(admin_key=ADMIN_KEY, long_prompt=LONG_PROMPT, host=HOST, engine_that=_engine_that)
