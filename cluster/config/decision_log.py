@@ -15,7 +15,8 @@ class DecisionLogConfig(Section):
     """A file that has grown to this size is closed and the next one begun."""
 
     files_max: int = Field(default=4, ge=1, le=1000)
-    """Files kept for one router replica; the oldest is deleted."""
+    """Files kept for one router replica, the oldest is deleted; and four times as many of routers that are
+    gone."""
 
     memory_records_max: int = Field(default=2000, ge=1)
     """Latest records kept in memory for `/admin/decisions/{id}`."""

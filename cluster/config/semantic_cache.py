@@ -29,7 +29,7 @@ class ExactTierConfig(Section):
     single_flight_waiters_max: int = Field(default=1024, ge=1)
     """Requests that may wait in all; one more computes for itself."""
 
-    lease_s: float = Field(default=180.0, gt=0)
+    lease_s: float = Field(default=60.0, gt=0)
     """How long the computing request may take before one that waits takes its place."""
 
 

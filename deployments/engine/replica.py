@@ -39,6 +39,7 @@ class EngineReplica:
         self._pool = config.pools[pool_name]
         self._id = ReplicaId(f"{pool_name}-{serve.get_replica_context().replica_id.unique_id}")
         self._started_at_s = time.time()
+        self._phase = ReplicaPhase.READY
         self._directory = DirectoryClient()
         self._tasks: list[asyncio.Task[Any]] = []
         self._engine = _engine(config, pool_name, weights)
@@ -85,7 +86,7 @@ class EngineReplica:
             model=self._pool.model,
             gpu_type=self._pool.gpu_type,
             url=self._http.url,
-            phase=ReplicaPhase.READY,
+            phase=self._phase,
             observed_at_s=time.time(),
             started_at_s=self._started_at_s,
             requests_running=load.requests_running,
@@ -113,6 +114,7 @@ class EngineReplica:
         """Leave exactly. Serve awaits this before it ends the process (graceful_shutdown_timeout_s)."""
         if not self._tasks:
             return
+        self._phase = ReplicaPhase.DRAINING  # so that a directory that restarts meanwhile hears of it
         deadline_s = time.monotonic() + self._pool.drain_timeout_s
         with contextlib.suppress(Exception):
             await self._directory.call("drain", self._id, _ROUTED_AROUND_TIMEOUT_S)

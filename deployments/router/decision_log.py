@@ -16,6 +16,8 @@ from cluster.entities.decision import DecisionRecord
 logger = logging.getLogger("tidemill.router.decisions")
 
 _FLUSH_PERIOD_S = 0.25
+_ROUTERS_REMEMBERED = 4
+"""Times `files_max`: how many files of other routers a starting one leaves in the folder."""
 
 
 class DecisionLog:
@@ -44,6 +46,7 @@ class DecisionLog:
     def start(self) -> None:
         """Begin writing in the background."""
         if self._folder is not None:
+            self._prune(self._folder)
             self._task = asyncio.create_task(self._write_for_ever())
 
     async def close(self) -> None:
@@ -75,6 +78,14 @@ class DecisionLog:
         if found is None and self._folder is not None:
             return await asyncio.to_thread(_search, self._folder, decision_id)
         return found
+
+    def _prune(self, folder: Path) -> None:
+        """Delete the oldest files of routers that are gone: each start brings a new name."""
+        with contextlib.suppress(OSError):
+            others = [path for path in folder.glob("*.jsonl") if not path.name.startswith(f"{self._name}.")]
+            others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in others[_ROUTERS_REMEMBERED * self._config.files_max :]:
+                path.unlink(missing_ok=True)
 
     async def _write_for_ever(self) -> None:
         while True:

@@ -17,7 +17,7 @@ _ANTHROPIC_TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class ApiError(Exception):
     """A request that gets an error for an answer."""
 

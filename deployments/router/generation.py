@@ -25,7 +25,7 @@ from deployments.router.cache_client import (
     with_new_id,
 )
 from deployments.router.core import PREFILLING, RouterCore
-from deployments.router.errors import ApiError
+from deployments.router.errors import ApiError, overloaded
 from deployments.router.grant import Grant, Grants
 from deployments.router.relay import Relay, Relayed
 from deployments.router.requests import ParsedRequest, answer_body, prefill_body
@@ -175,8 +175,7 @@ class Generation:
             self._core.metrics.retry(Reason.REPLICA_FAILED)
             self._core.metrics.replica_failed(grant.view.pool)
             if number == attempts_max:
-                message = f"{attempts_max} attempts on different replicas failed; the last one: {failure}"
-                raise ApiError(status=502, message=message, code="engine_failed")
+                raise _gave_up(attempts_max, failure)
             # A dying replica answers errors for a moment before it is gone from the table.
             await asyncio.sleep(_BACK_OFF_S * number)
             if not self._anybody_left(exclude):
@@ -343,3 +342,10 @@ class Generation:
             output_tokens=relayed.output_tokens,
             config_hash=self._core.config_hash,
         )
+
+
+def _gave_up(attempts: int, failure: ReplicaError) -> ApiError:
+    message = f"{attempts} attempts failed; the last one: {failure}"
+    if failure.overloaded:
+        return overloaded(message, status=503, retry_after_s=5)
+    return ApiError(status=502, message=message, code="engine_failed")

@@ -214,8 +214,7 @@ def _text(content: Any, parts: list[bytes]) -> None:
 
 
 def _encode(text: str) -> bytes:
-    # A lone surrogate is valid in JSON; vLLM judges it, here it only has to have a length.
-    return text.encode("utf-8", "surrogatepass")
+    return text.encode()  # orjson has refused lone surrogates already, as vLLM would
 
 
 def _one_plain_choice(body: Mapping[str, Any]) -> bool:

@@ -23,7 +23,6 @@ class Responder:
         self._send = send
         self.headers: dict[str, str] = {}
         """Headers that every response to this request carries."""
-        self._at_boundary = True
         self.ended = False
         """Whether the last byte is out; a client that closes then has not left early."""
         self.status = 0
@@ -43,7 +42,6 @@ class Responder:
 
     async def chunk(self, body: bytes) -> None:
         """Send a part of the body."""
-        self._at_boundary = body.endswith(b"\n\n")
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes = b"") -> None:
@@ -64,9 +62,8 @@ class Responder:
         """Send an error in the surface's shape; inside a stream that has begun, as its last event."""
         body = orjson.dumps(error.body(surface))
         if self.started:
-            gap = b"" if self._at_boundary else b"\n\n"  # half an event must not swallow this one
             name = b"event: error\n" if surface in _NAMED_EVENTS else b""
-            await self.end(gap + name + b"data: " + body + b"\n\n")
+            await self.end(name + b"data: " + body + b"\n\n")
             return
         self.headers.update(error.headers)
         await self.whole(error.status, "application/json", body)

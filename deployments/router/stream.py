@@ -52,15 +52,14 @@ class EventStream:
         self._recent_bytes += len(chunk)
         if self._recent_bytes > _TAIL_BYTES_MAX:
             self._shorten()
-        if not self._drop_usage:
+        suspicious = self._drop_usage and b'"usage":{' in chunk
+        if not self._carry and not suspicious and chunk.endswith(b"\n\n"):
             return chunk
-        if not self._carry and b'"usage":{' not in chunk and chunk.endswith(b"\n\n"):
-            return chunk
-        data = self._carry + chunk
-        whole, separator, self._carry = data.rpartition(b"\n\n")
-        if not separator:
-            return b""
-        if b'"usage":{' not in whole:
+        # Half an event stays here: if the engine breaks off, the client must be able to read the error.
+        whole, separator, self._carry = (self._carry + chunk).rpartition(b"\n\n")
+        if len(self._carry) > _HELD_BYTES_MAX:
+            whole, separator, self._carry = whole + separator + self._carry, b"", b""
+        if not self._drop_usage or b'"usage":{' not in whole:
             return whole + separator
         kept = [event for event in whole.split(b"\n\n") if not _is_usage_only(event)]
         return b"".join(event + b"\n\n" for event in kept)

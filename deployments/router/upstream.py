@@ -21,15 +21,17 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 class ReplicaError(Exception):
     """A replica did not answer; another may."""
 
-    def __init__(self, message: str, *, unreachable: bool) -> None:
+    def __init__(self, message: str, *, unreachable: bool, overloaded: bool = False) -> None:
         """Say what happened.
 
         Args:
             message: for the decision log, and for the client when nobody else answers either.
             unreachable: the replica itself is at fault and is put aside, rather than this request on it.
+            overloaded: it has too much to do and said so.
         """
         super().__init__(message)
         self.unreachable = unreachable
+        self.overloaded = overloaded
 
 
 class Upstream:
@@ -78,7 +80,8 @@ class Upstream:
             finally:
                 response.close()
             message = f"status {response.status}: {text[:500]}"
-            raise ReplicaError(message, unreachable=response.status == 503)
+            busy = response.status in (429, 503)
+            raise ReplicaError(message, unreachable=response.status == 503, overloaded=busy)
         return response
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:

@@ -5,7 +5,6 @@ Nothing of it needs Ray: what the directory would tell the router is told by a h
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -264,8 +263,6 @@ class _Site(contextlib.AsyncExitStack):
     async def serve(self, app: Any) -> HttpPort:
         """Put an application on a port."""
         port = HttpPort(app, host=HOST)
-        # Whatever the event loop sets: without it every answer on a kept connection takes 40 ms.
-        port._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await port.start()
         self._ports.append(port)
         return port

@@ -91,9 +91,6 @@ async def test_the_error_can_be_read_after_half_an_event(start_cluster, given, p
     assert_told(path, answer)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="half an event is dispatched before the error (stream.py feed, responder.py error)"
-)
 async def test_half_an_event_does_not_hide_the_error_from_the_official_client(start_cluster, given):
     broken = given.engine_that(CHAT_EVENT, CHAT_EVENT[: len(CHAT_EVENT) - 9], then="break")
     cluster = await start_cluster(ALONE, stand_ins={"decode-0": broken})

@@ -3,7 +3,6 @@
 import time
 
 import aiohttp
-import pytest
 
 from deployments.http_port import HttpPort
 
@@ -24,9 +23,6 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the listening socket has no TCP_NODELAY (http_port.py HttpPort.__init__)"
-)
 async def test_small_answers_on_a_kept_connection_do_not_wait_for_acknowledgements():
     port = HttpPort(app, host="127.0.0.1")
     await port.start()

@@ -33,10 +33,6 @@ def test_overload_says_when_to_come_back():
     assert overloaded("no", status=503, retry_after_s=7).headers == {"retry-after": "7"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a frozen exception cannot pass a context manager: TypeError instead (errors.py ApiError)",
-)
 def test_an_error_passes_through_a_context_manager():
     @contextlib.contextmanager
     def around():
