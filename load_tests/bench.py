@@ -26,7 +26,7 @@ from load_tests.arguments import bounded
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path(__file__).parent / "configs" / "relay.yaml"
 _READY = "tidemill is ready:"
-_HANDLES_PREFIX = "/handles"
+_PIPELINES = ("/handles", "/handles-optimised")
 _CLUSTER_MARK = "TIDEMILL_CLUSTER_ID"
 """Environment variable that every process of a cluster has."""
 _STOP_TIMEOUT_S = 120.0
@@ -200,19 +200,14 @@ async def bench(config_path: Path, config: TidemillConfig, arguments: list[str],
     model = config.default_model
     start_timeout_s = config.local_cluster.start_timeout_s
     async with cluster(config_path, admin_key=admin_key, start_timeout_s=start_timeout_s) as process:
-        deploy = (
-            "load_tests.deploy_handles",
-            "--config",
-            str(config_path),
-            "--route-prefix",
-            _HANDLES_PREFIX,
-        )
+        deploy = ("load_tests.deploy_handles", "--config", str(config_path))
         await _run(*deploy, environment=cluster_environment(process), timeout_s=_DEPLOY_TIMEOUT_S)
-        await _wait_for_answer(gateway + _HANDLES_PREFIX, model)
-        await _wait_for_answer(gateway, model)
+        for prefix in (*_PIPELINES, ""):
+            await _wait_for_answer(gateway + prefix, model)
         await _run(
             "load_tests.relay_vs_handles",
-            *("--relay-url", gateway, "--handles-url", gateway + _HANDLES_PREFIX),
+            *("--relay-url", gateway),
+            *("--handles-url", gateway + _PIPELINES[0], "--handles-optimised-url", gateway + _PIPELINES[1]),
             *(
                 "--engine-url",
                 await engine_url(gateway, admin_key),

@@ -1,4 +1,4 @@
-"""Adds the pipeline of handles to a running cluster under a path of its own, or takes it away again.
+"""Adds the pipelines of handles to a running cluster under paths of their own, or takes them away again.
 
 A module of its own, so that Ray pickles the pipeline by name and not by value. It connects with the
 environment it is started in (`load_tests.bench` gives it the cluster's).
@@ -15,14 +15,14 @@ from cluster.config import load_config
 from cluster.config.pools import SimulatedEngine
 from load_tests.handle_pipeline import application
 
-APPLICATION = "handle-pipeline"
+PIPELINES = {"/handles": False, "/handles-optimised": True}
+"""Route prefix of each pipeline, and whether Serve is optimised for throughput in it."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="The pipeline of deployment handles, on a running cluster.")
+    parser = argparse.ArgumentParser(description="The pipelines of deployment handles, on a running cluster.")
     parser.add_argument("--config", type=Path, required=True, help="the file the cluster was started with")
-    parser.add_argument("--route-prefix", default="/handles", help="(%(default)s)")
     parser.add_argument("--remove", action="store_true", help="take it away")
     options = parser.parse_args(arguments)
     config = load_config(options.config)
@@ -35,12 +35,18 @@ def main(arguments: list[str] | None = None) -> None:
         runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", str(Path.cwd()))}},
     )
     if options.remove:
-        serve.delete(APPLICATION)
+        for prefix in PIPELINES:
+            serve.delete(prefix.strip("/"))
         return
-    pipeline = application(
-        pool.engine, model=pool.model, replicas=pool.replicas.start, cpus=pool.resources.cpus
-    )
-    serve.run(pipeline, name=APPLICATION, route_prefix=options.route_prefix)
+    for prefix, optimised in PIPELINES.items():
+        pipeline = application(
+            pool.engine,
+            model=pool.model,
+            replicas=pool.replicas.start,
+            cpus=pool.resources.cpus,
+            optimised=optimised,
+        )
+        serve.run(pipeline, name=prefix.strip("/"), route_prefix=prefix)
 
 
 if __name__ == "__main__":

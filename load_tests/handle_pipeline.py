@@ -1,8 +1,10 @@
 """The other way to build it, to compare with: tokens pass through Ray Serve's deployment handles.
 
 Same ingress, same engine code, same bytes out; but the engines have no HTTP port. The ingress deployment
-calls them over `DeploymentHandle.options(stream=True)`, as Ray's own LLM serving does.
-`load_tests.deploy_handles` adds it to a running cluster.
+calls them over `DeploymentHandle.options(stream=True)`, as Ray's own LLM serving does. Serve has two ways of
+doing that: its default carries each token as a Ray object and runs user code in a thread of its own;
+`RAY_SERVE_THROUGHPUT_OPTIMIZED=1` carries it over gRPC and saves the thread. `load_tests.deploy_handles` adds
+a pipeline of each kind to a running cluster.
 """
 
 from collections.abc import AsyncGenerator
@@ -47,9 +49,9 @@ class HandleEngine:
 class HandleIngress:
     """Reads the request and passes on what the engine's generator yields."""
 
-    def __init__(self, engine: DeploymentHandle) -> None:
-        self._engine = engine
-        self._streaming = engine.options(stream=True)
+    def __init__(self, engine: DeploymentHandle, *, optimised: bool) -> None:
+        self._engine = engine.options(_by_reference=not optimised)
+        self._streaming = engine.options(stream=True, _by_reference=not optimised)
 
     @_http.post("/v1/{rest:path}")
     async def relay(self, rest: str, request: Request) -> Response:
@@ -62,10 +64,11 @@ class HandleIngress:
         return Response(await self._engine.whole.remote(path, raw), media_type="application/json")
 
 
-def application(config: SimulatedEngine, *, model: str, replicas: int, cpus: float) -> Any:
+def application(config: SimulatedEngine, *, model: str, replicas: int, cpus: float, optimised: bool) -> Any:
     """The pipeline: one ingress replica, as there is one router, and as many engines as the pool has."""
-    options = {"num_cpus": cpus}
+    settings = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1" if optimised else "0"}
+    options = {"num_cpus": cpus, "runtime_env": {"env_vars": settings}}
     engine_deployment: Any = HandleEngine
     ingress_deployment: Any = HandleIngress
     engine = engine_deployment.options(num_replicas=replicas, ray_actor_options=options).bind(config, model)
-    return ingress_deployment.options(ray_actor_options=options).bind(engine)
+    return ingress_deployment.options(ray_actor_options=options).bind(engine, optimised=optimised)

@@ -1,9 +1,10 @@
-"""Tidemill's router against a pipeline of Ray Serve handles: same machine, ingress and engines, in turns.
+"""Tidemill's router against pipelines of Ray Serve handles: same machine, ingress and engines, in turns.
 
-Throughput is measured in rounds, router then handles then router, so that a machine that gets slower gets
-slower for both; what is reported is the ratio within a round. Latency is one request at a time to the engine
-itself, to the router and to the handles, again in turns; the router's own latency is the difference.
-The servers must run already (load_tests.bench starts them).
+The handles run as Serve does by default (`handles`, tokens as Ray objects) and optimised for throughput
+(`handles_optimised`, tokens over gRPC). Throughput is measured in rounds, router, handles, router, so that a
+machine that gets slower gets slower for all; what is reported is the ratio within a round. Latency is one
+request at a time to the engine itself, to the router and to the handles, again in turns; the router's own
+latency is the difference. The servers must run already (load_tests.bench starts them).
 """
 
 import argparse
@@ -61,9 +62,8 @@ class Comparison:
         )
 
 
-async def compare_throughput(relay: Target, handles: Target, comparison: Comparison) -> Json:
-    """Rounds of both, in turns; the ratio of tokens/s is taken within each round."""
-    ways = {"relay": relay, "handles": handles}
+async def compare_throughput(ways: dict[str, Target], comparison: Comparison) -> Json:
+    """Rounds of all, in turns; the router's ratio of tokens/s to each other way is taken within a round."""
     for target in ways.values():
         warm_up = replace(comparison.load, requests=_WARM_UP_REQUESTS, seed=comparison.seed - 1)
         await run_closed(target, warm_up)
@@ -77,12 +77,13 @@ async def compare_throughput(relay: Target, handles: Target, comparison: Compari
         rounds.append(measured)
         rates = {name: one["tokens_per_s"] for name, one in measured.items()}
         print(f"round {number + 1} of {comparison.rounds}: {rates}", file=sys.stderr)
-    ratios = [one["relay"]["tokens_per_s"] / (one["handles"]["tokens_per_s"] or 1e-9) for one in rounds]
-    return {
-        **{name: _over_rounds([one[name] for one in rounds]) for name in ways},
-        "ratio_per_round": [round(ratio, 2) for ratio in ratios],
-        "ratio": _range(ratios),
-    }
+    measured_ways = {name: _over_rounds([one[name] for one in rounds]) for name in ways}
+    return {**measured_ways, "relay_over": {name: _ratios(rounds, name) for name in ways if name != "relay"}}
+
+
+def _ratios(rounds: list[dict[str, Json]], other: str) -> Json:
+    ratios = [one["relay"]["tokens_per_s"] / (one[other]["tokens_per_s"] or 1e-9) for one in rounds]
+    return {"per_round": [round(ratio, 2) for ratio in ratios], **(_range(ratios) or {})}
 
 
 def _over_rounds(rounds: list[Json]) -> Json:
@@ -146,8 +147,9 @@ def _latencies(took: dict[str, list[Outcome]]) -> Json:
 
 
 async def compare(targets: dict[str, Target], comparison: Comparison) -> Json:
-    """Both halves; `targets` has `relay`, `handles` and `engine`."""
-    throughput = await compare_throughput(targets["relay"], targets["handles"], comparison)
+    """Both halves; `targets` has `engine`, `relay` and the ways it is compared with."""
+    ways = {name: target for name, target in targets.items() if name != "engine"}
+    throughput = await compare_throughput(ways, comparison)
     print("latency, one request at a time", file=sys.stderr)
     latency = await compare_latency(targets, comparison)
     return {"throughput": throughput, "unary_latency": latency}
@@ -160,7 +162,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "JSON result and appends it to the results."
     )
     parser.add_argument("--relay-url", type=loopback, required=True, help="Tidemill's gateway")
-    parser.add_argument("--handles-url", type=loopback, required=True, help="the pipeline of handles")
+    parser.add_argument("--handles-url", type=loopback, required=True, help="handles, Serve's defaults")
+    parser.add_argument("--handles-optimised-url", type=loopback, help="handles, throughput-optimised")
     parser.add_argument("--engine-url", type=loopback, required=True, help="one engine, directly")
     parser.add_argument("--model", required=True, help="name of the served model")
     parser.add_argument("--rounds", type=bounded(int, 5, 100), default=default.rounds)
@@ -188,6 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
     )
     targets = {"engine": options.engine_url, "relay": options.relay_url, "handles": options.handles_url}
+    if options.handles_optimised_url is not None:
+        targets["handles_optimised"] = options.handles_optimised_url
     facts = circumstances(options.config)
     measured = asyncio.run(compare(targets, comparison))
     head = {"test": "relay_vs_handles", **facts, "engine_origin": options.engine_origin}

@@ -1,8 +1,11 @@
 """The Ray cluster that `tidemill up` starts on this machine."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.config.base import Section
+
+_HANDED_OUT = (range(10002, 20000), range(30000, 31001), range(40000, 41001))
+"""Ports that Ray gives its workers and Serve its replicas."""
 
 
 class LocalClusterConfig(Section):
@@ -38,3 +41,24 @@ class LocalClusterConfig(Section):
 
     start_timeout_s: float = Field(default=900.0, gt=0)
     """`tidemill up` gives up when the first answer has not come by then."""
+
+    @model_validator(mode="after")
+    def _ports_apart(self) -> "LocalClusterConfig":
+        taken: dict[int, str] = {}
+        for name in (
+            "gcs_port",
+            "dashboard_port",
+            "client_port",
+            "haproxy_metrics_port",
+            "haproxy_stats_port",
+        ):
+            port = getattr(self, name)
+            if any(port in ports for ports in _HANDED_OUT):
+                raise ValueError(
+                    f"{name} ({port}) lies among the ports that Ray hands out itself; choose one outside "
+                    "10002-19999, 30000-31000 and 40000-41000"
+                )
+            if port in taken:
+                raise ValueError(f"{name} is the same port as {taken[port]} ({port}); choose another")
+            taken[port] = name
+        return self

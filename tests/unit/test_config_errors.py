@@ -91,3 +91,15 @@ def test_what_is_no_mapping_is_refused(text, expected):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("ports", "words"),
+    [
+        ("gcs_port: 18710", "local_cluster: gcs_port (18710) lies among the ports that Ray hands out itself"),
+        ("dashboard_port: 30500", "dashboard_port (30500) lies among the ports"),
+        ("gcs_port: 8265", "dashboard_port is the same port as gcs_port (8265)"),
+    ],
+)
+def test_ports_that_ray_needs_itself_are_refused(ports, words):
+    assert words in message(GOOD + f"local_cluster: {{{ports}}}\n")
