@@ -194,6 +194,7 @@ class Generation:
         outcome, reason = "failed", None
         try:
             ticket = await self._fetch_ticket() if grant.disaggregated else None
+            started_at_s = self._core.now_s()
             if grant.disaggregated and ticket is None:
                 grant.dispatch.recompute(max(0, self.signals.prompt_tokens - grant.view.cached_tokens))
             self._path = Path.COMBINED if ticket is None else Path.DISAGGREGATED
