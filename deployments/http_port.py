@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Generator
 from typing import Any
@@ -17,6 +18,19 @@ class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+def own_host() -> str:
+    """Address on which this process's ports are reached from the rest of the cluster.
+
+    `TIDEMILL_HOST` if it is set (a cluster on one machine sets the loopback address), else the node's.
+    """
+    host = os.environ.get("TIDEMILL_HOST")
+    if host:
+        return host
+    import ray  # a stand-alone engine has no use for it
+
+    return str(ray.util.get_node_ip_address())
 
 
 def free_port(host: str) -> int:

@@ -21,8 +21,8 @@ class LocalClusterConfig(Section):
     object_store_bytes: int = Field(default=128 * 1024**2, ge=80 * 1024**2)
     """Ray's object store; tokens never pass through it, so it is small."""
 
-    gcs_port: int = Field(default=6379, ge=1024, le=65535)
-    """Port of Ray's control store."""
+    gcs_port: int = Field(default=6389, ge=1024, le=65535)
+    """Port of Ray's control store. Not Ray's own default, 6379, where many machines run Redis."""
 
     dashboard_port: int = Field(default=8265, ge=1024, le=65535)
     """Port of Ray's dashboard and of Serve's REST interface."""

@@ -20,7 +20,7 @@ from cluster.config.pools import SimulatedEngine, VllmEngine
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from deployments.directory.actor import DirectoryClient
 from deployments.engine.interface import Engine, EngineFailedError
-from deployments.http_port import HttpPort
+from deployments.http_port import HttpPort, own_host
 
 logger = logging.getLogger("tidemill.replica")
 
@@ -44,8 +44,7 @@ class EngineReplica:
         self._tasks: list[asyncio.Task[Any]] = []
         self._engine = _engine(config, pool_name, weights)
         app = await self._engine.start()
-        host = os.environ.get("TIDEMILL_HOST", "127.0.0.1")
-        self._http = HttpPort(app, host=host)
+        self._http = HttpPort(app, host=own_host())
         await self._http.start()
         self._session = aiohttp.ClientSession()
         await self.check_health()

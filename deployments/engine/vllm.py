@@ -19,7 +19,7 @@ from cluster.config.pools import PoolConfig, VllmEngine
 from cluster.entities.pool import Role
 from deployments.engine.cores import CoreClaim
 from deployments.engine.interface import EngineFailedError, EngineLoad
-from deployments.http_port import free_port
+from deployments.http_port import free_port, own_host
 
 logger = logging.getLogger("tidemill.engine")
 
@@ -146,7 +146,7 @@ class VllmServer:
         }
 
     def _set_environment(self) -> None:
-        host = os.environ.get("TIDEMILL_HOST", "127.0.0.1")
+        host = own_host()
         settings = {
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_NIXL_SIDE_CHANNEL_HOST": host,

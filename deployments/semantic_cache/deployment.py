@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from typing import Any
 
@@ -10,7 +9,7 @@ from ray import serve
 
 from cluster.config import TidemillConfig
 from deployments.directory.actor import DirectoryClient
-from deployments.http_port import HttpPort
+from deployments.http_port import HttpPort, own_host
 from deployments.messages import SEMANTIC_CACHE, ServiceReport
 from deployments.semantic_cache.service import CacheService
 
@@ -26,7 +25,7 @@ class SemanticCache:
             config.semantic_cache, time.monotonic, body_bytes_max=config.gateway.body_bytes_max
         )
         await self._service.start()
-        self._http = HttpPort(self._service.app, host=os.environ.get("TIDEMILL_HOST", "127.0.0.1"))
+        self._http = HttpPort(self._service.app, host=own_host())
         await self._http.start()
         self._directory = DirectoryClient()
         self._reports: asyncio.Task[Any] = asyncio.create_task(

@@ -54,6 +54,8 @@ def cluster_environment(
     settings = {
         CLUSTER_ID_VARIABLE: cluster_id,
         "PYTHONPATH": str(source_root),
+        # Engines and cache are reached on this machine only.
+        "TIDEMILL_HOST": "127.0.0.1",
         # Ray asks for a token by default and would keep it in the user's home; ours is the cluster's own.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),

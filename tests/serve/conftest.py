@@ -178,7 +178,7 @@ def shipped(name: str) -> dict[str, Any]:
     return loaded
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The default cluster: real vLLM engines, one prefill and one decode replica on the CPU."""
     yield from running(shipped("local.yaml"), tmp_path_factory.mktemp("local"))

@@ -1,0 +1,90 @@
+"""How a pool becomes vLLM's command line, and what is read from vLLM's sums. vLLM itself is not imported."""
+
+import json
+
+import pytest
+
+from cluster.config import parse_config
+from deployments.engine.vllm import PrefillRate, VllmServer
+
+CONFIG = """
+models: {{tide: {{source: x, tool_call_parser: hermes}}}}
+pools:
+  first:
+    model: tide
+    role: {role}
+    gpu_type: {gpu_type}
+    engine: {{kind: vllm, args: {args}, kv_lease_s: 17}}
+  other: {{model: tide, role: combined}}
+"""
+
+
+def command_line(*, role="decode", gpu_type="cpu", args="{}", split=True):
+    config = parse_config(CONFIG.format(role=role, gpu_type=gpu_type, args=args))
+    pool = config.pools["first"]
+    server = VllmServer(
+        pool.engine, pool=pool, name="tide", model=config.models["tide"], weights="/weights", split=split
+    )
+    return server.command_line()
+
+
+def value_of(line, flag):
+    return line[line.index(flag) + 1]
+
+
+@pytest.mark.parametrize(("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")])
+def test_a_split_model_hands_its_kv_cache_over(role, kv_role):
+    transfer = json.loads(value_of(command_line(role=role), "--kv-transfer-config"))
+    assert transfer["kv_role"] == kv_role
+    assert transfer["kv_buffer_device"] == "cpu"
+    assert transfer["kv_load_failure_policy"] == "recompute"
+    assert transfer["kv_connector_extra_config"] == {"kv_lease_duration": 17}
+
+
+def test_a_model_that_is_not_split_has_no_connector():
+    line = command_line(split=False)
+    assert "--kv-transfer-config" not in line
+    assert "--worker-extension-cls" not in line
+
+
+def test_cpu_engines_get_what_cpus_need_and_gpu_engines_do_not():
+    on_cpu, on_gpu = command_line(), command_line(gpu_type="H100")
+    assert value_of(on_cpu, "--dtype") == "float32"
+    assert "--enforce-eager" in on_cpu
+    assert "CpuWorkerExtension" in value_of(on_cpu, "--worker-extension-cls")
+    for flag in ("--dtype", "--enforce-eager", "--worker-extension-cls"):
+        assert flag not in on_gpu
+    assert json.loads(value_of(on_gpu, "--kv-transfer-config"))["kv_buffer_device"] == "cuda"
+
+
+def test_arguments_of_the_pool_win_and_keep_their_form():
+    line = command_line(
+        args="{dtype: bfloat16, enforce_eager: false, max_model_len: 512, limit: {image: 0}, names: [a, b]}"
+    )
+    assert value_of(line, "--dtype") == "bfloat16"
+    assert "--no-enforce-eager" in line
+    assert value_of(line, "--max-model-len") == "512"
+    assert json.loads(value_of(line, "--limit")) == {"image": 0}
+    names = line.index("--names")
+    assert line[names + 1 : names + 3] == ["a", "b"]
+
+
+def test_tools_are_on_where_a_parser_is_named():
+    line = command_line()
+    assert "--enable-auto-tool-choice" in line
+    assert value_of(line, "--tool-call-parser") == "hermes"
+
+
+def test_the_prefill_rate_is_that_of_long_prompts():
+    rate = PrefillRate(weight=0.5)
+    assert rate.observe(0, 0, 0.0) is None
+    assert rate.observe(400, 1, 2.0) == 200
+    assert rate.observe(400, 1, 2.0) == 200
+    assert rate.observe(1200, 2, 4.0) == 300  # 400 tokens/s, averaged with 200
+
+
+def test_health_checks_do_not_count_as_prefills():
+    rate = PrefillRate()
+    for number in range(1, 50):
+        assert rate.observe(number, number, number * 0.25) is None
+    assert rate.observe(49 + 500, 50, 49 * 0.25 + 1.0) == 500
