@@ -23,7 +23,7 @@ from deployments.http_port import free_port, own_host
 
 logger = logging.getLogger("tidemill.engine")
 
-_WORKER_EXTENSION = "deployments.engine.worker_extension.CpuWorkerExtension"
+_ENGINE_PACKAGE = "deployments.engine"
 _CPU_DEFAULTS: Mapping[str, Any] = {
     "dtype": "float32",  # bfloat16 is three times slower without AVX-512
     "enforce_eager": True,  # nothing to capture on a CPU, and compiling costs a minute
@@ -130,10 +130,22 @@ class VllmServer:
             args["reasoning_parser"] = self._model.reasoning_parser
         if self._split:
             args["kv_transfer_config"] = self._kv_transfer()
-            if self._on_cpu:
-                args["worker_extension_cls"] = _WORKER_EXTENSION
+        if self._on_cpu:
+            args |= self._cpu_processes()
         args |= self._config.args
         return ["--model", self._weights, *_flags(args)]
+
+    def _cpu_processes(self) -> dict[str, Any]:
+        """Hooks of vLLM's own that make its processes wait asleep (docs/adr/0009)."""
+        extension = (
+            "nixl_worker_extension.NixlCpuWorkerExtension"
+            if self._split
+            else "worker_extension.CpuWorkerExtension"
+        )
+        return {
+            "distributed_executor_backend": f"{_ENGINE_PACKAGE}.cpu_patience.PatientExecutor",
+            "worker_extension_cls": f"{_ENGINE_PACKAGE}.{extension}",
+        }
 
     def _kv_transfer(self) -> dict[str, Any]:
         return {

@@ -44,15 +44,16 @@ def test_a_split_model_hands_its_kv_cache_over(role, kv_role):
 def test_a_model_that_is_not_split_has_no_connector():
     line = command_line(split=False)
     assert "--kv-transfer-config" not in line
-    assert "--worker-extension-cls" not in line
+    assert value_of(line, "--worker-extension-cls").endswith(".worker_extension.CpuWorkerExtension")
 
 
 def test_cpu_engines_get_what_cpus_need_and_gpu_engines_do_not():
     on_cpu, on_gpu = command_line(), command_line(gpu_type="H100")
     assert value_of(on_cpu, "--dtype") == "float32"
     assert "--enforce-eager" in on_cpu
-    assert "CpuWorkerExtension" in value_of(on_cpu, "--worker-extension-cls")
-    for flag in ("--dtype", "--enforce-eager", "--worker-extension-cls"):
+    assert value_of(on_cpu, "--worker-extension-cls").endswith(".NixlCpuWorkerExtension")
+    assert value_of(on_cpu, "--distributed-executor-backend").endswith(".PatientExecutor")
+    for flag in ("--dtype", "--enforce-eager", "--worker-extension-cls", "--distributed-executor-backend"):
         assert flag not in on_gpu
     assert json.loads(value_of(on_gpu, "--kv-transfer-config"))["kv_buffer_device"] == "cuda"
 
