@@ -1,6 +1,7 @@
 """Real clusters for the tests: `tidemill up` in a process of its own, on ports of its own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ import httpx
 import psutil
 import pytest
 import yaml
+
+from operators.local_cluster.cluster import runtime_dir_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT_S = 480
@@ -170,6 +173,9 @@ def running(config: dict[str, Any], folder: Path) -> Iterator[Cluster]:
     assert status == 0, cluster.log.read_text(errors="replace")[-3000:]
     left = [f"{p.pid} {' '.join(p.cmdline())[:100]}" for p in cluster.processes() if p.is_running()]
     assert not left, f"left behind: {left}"
+    shutil.rmtree(
+        runtime_dir_of(cluster.state), ignore_errors=True
+    )  # sockets and logs, kept if a test failed
 
 
 def shipped(name: str) -> dict[str, Any]:
