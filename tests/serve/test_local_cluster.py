@@ -212,7 +212,8 @@ def test_a_tool_call_goes_there_and_back(client: openai.OpenAI) -> None:
         model=_MODEL, messages=messages, tools=tools, tool_choice="required", max_tokens=120, temperature=0
     ).choices[0]
     assert asked.finish_reason == "tool_calls"
-    call: Any = (asked.message.tool_calls or [None])[0]
+    calls: Any = asked.message.tool_calls
+    call = calls[0]
     assert call.function.name == "tide_table"
     messages += [
         asked.message.model_dump(exclude_none=True),
