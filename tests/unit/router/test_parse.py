@@ -51,9 +51,9 @@ NOT_JSON = [
     (CHAT, b'"sim"', None, "invalid_request"),
     (CHAT, b"[]", None, "invalid_request"),
     (CHAT, b"[{}]", None, "invalid_request"),
-    (CHAT, b"[" * 5000, None, "invalid_request"),
-    (CHAT, b'{"a":' * 5000, None, "invalid_request"),
-    (CHAT, b'{"\\"[":' + b"[" * 5000, None, "invalid_request"),
+    (CHAT, b"[" * 5000, None, "invalid_json"),
+    (CHAT, b'{"a":' * 5000, None, "invalid_json"),
+    (CHAT, b'{"\\"[":' + b"[" * 5000, None, "invalid_json"),
     (CHAT, chat(extra=nested(17)), None, "invalid_request"),
 ]
 WRONG_MODEL = [
