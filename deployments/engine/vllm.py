@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from cluster.config.models import ModelConfig
 from cluster.config.pools import PoolConfig, VllmEngine
@@ -180,14 +181,16 @@ class VllmServer:
 
     def load(self) -> EngineLoad:
         """How busy the engine is, from vLLM's own gauges in this process."""
-        computed = _metric("vllm:request_prefill_kv_computed_tokens_sum")
-        requests = _metric("vllm:request_prefill_kv_computed_tokens_count")
-        prefill_s = _metric("vllm:request_prefill_time_seconds_sum")
+        sums = metric_sums(REGISTRY)
         return EngineLoad(
-            requests_running=int(_metric("vllm:num_requests_running")),
-            requests_waiting=int(_metric("vllm:num_requests_waiting")),
-            kv_cache_usage=min(max(_metric("vllm:kv_cache_usage_perc"), 0.0), 1.0),
-            prefill_tokens_per_s=self._rate.observe(computed, requests, prefill_s),
+            requests_running=int(sums["vllm:num_requests_running"]),
+            requests_waiting=int(sums["vllm:num_requests_waiting"]),
+            kv_cache_usage=min(max(sums["vllm:kv_cache_usage_perc"], 0.0), 1.0),
+            prefill_tokens_per_s=self._rate.observe(
+                sums["vllm:request_prefill_kv_computed_tokens_sum"],
+                sums["vllm:request_prefill_kv_computed_tokens_count"],
+                sums["vllm:request_prefill_time_seconds_sum"],
+            ),
         )
 
     def failure(self) -> str | None:
@@ -236,16 +239,14 @@ class PrefillRate:
         return self._rate
 
 
-def _metric(name: str) -> float:
-    """Sum of a metric of this process over its labels; 0 if it does not exist yet."""
-    base = name.removesuffix("_sum")
-    return sum(
-        sample.value
-        for metric in REGISTRY.collect()
-        if metric.name == base
-        for sample in metric.samples
-        if sample.name == name
-    )
+def metric_sums(registry: CollectorRegistry) -> defaultdict[str, float]:
+    """Every sample of a registry by its name, summed over labels; 0 for what does not exist (yet)."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for metric in registry.collect():
+        for sample in metric.samples:
+            if not sample.name.endswith("_bucket"):
+                sums[sample.name] += sample.value
+    return sums
 
 
 def _flags(args: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import orjson
 
 from cluster.config import TidemillConfig
 from cluster.entities.workload import Surface
-from deployments.router.errors import ApiError, bad_request, model_not_found
+from deployments.router.errors import bad_request, model_not_found
 
 _TOKEN_ID_BYTES = 4
 
@@ -265,14 +265,3 @@ def answer_body(request: ParsedRequest, ticket: dict[str, Any] | None) -> bytes:
 def counts_usage(request: ParsedRequest) -> bool:
     """Whether usage has to be asked for, because this surface's streams tell it only then."""
     return request.stream and request.surface in (Surface.CHAT, Surface.COMPLETIONS)
-
-
-__all__ = [
-    "ApiError",
-    "ParsedRequest",
-    "answer_body",
-    "counts_usage",
-    "parse",
-    "prefill_body",
-    "tenant_of",
-]

@@ -103,6 +103,14 @@ def test_a_long_prompt_is_disaggregated_and_a_short_one_combined(client: openai.
     assert path(_STORY * 6) == "disaggregated"
 
 
+def test_the_prefill_rate_is_measured(local: Any) -> None:
+    """Routing divides by it; an engine that has prefilled long prompts must have said how fast."""
+    _greedy(local.url, _long(60))
+    local.wait_for(
+        "a measured rate", lambda: (local.replicas("prefill")[0]["prefill_tokens_per_s"] or 0) > 20, 10
+    )
+
+
 @pytest.mark.parametrize("source", ["written here", "gsm8k"])
 def test_greedy_text_is_that_of_a_single_engine_on_both_paths(local: Any, source: str) -> None:
     """The prefill engine, asked alone for the whole answer, is the single engine."""

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from cluster.config import parse_config
-from deployments.engine.vllm import PrefillRate, VllmServer
+from deployments.engine.vllm import PrefillRate, VllmServer, metric_sums
 
 CONFIG = """
 models: {{tide: {{source: x, tool_call_parser: hermes}}}}
@@ -89,3 +90,20 @@ def test_health_checks_do_not_count_as_prefills():
     for number in range(1, 50):
         assert rate.observe(number, number, number * 0.25) is None
     assert rate.observe(49 + 500, 50, 49 * 0.25 + 1.0) == 500
+
+
+def test_sums_and_counts_are_read_from_real_metrics():
+    registry = CollectorRegistry()
+    running = Gauge("vllm:num_requests_running", "x", ["engine"], registry=registry)
+    tokens = Histogram("vllm:request_prefill_kv_computed_tokens", "x", ["engine"], registry=registry)
+    seconds = Histogram("vllm:request_prefill_time_seconds", "x", ["engine"], registry=registry)
+    for engine in "01":
+        running.labels(engine).set(2)
+        tokens.labels(engine).observe(300)
+        seconds.labels(engine).observe(1.5)
+    sums = metric_sums(registry)
+    assert sums["vllm:num_requests_running"] == 4
+    assert sums["vllm:request_prefill_kv_computed_tokens_sum"] == 600
+    assert sums["vllm:request_prefill_kv_computed_tokens_count"] == 2
+    assert sums["vllm:request_prefill_time_seconds_sum"] == 3.0
+    assert sums["vllm:not_there_yet"] == 0
