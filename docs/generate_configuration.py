@@ -66,6 +66,9 @@ def _inner_sections(field: Json, definitions: Json) -> Iterator[tuple[str, Json]
     """Sections that a field holds: its own, one of several, or one under each name."""
     for entry in field.get("patternProperties", {}).values():
         yield from ((".NAME", found) for _, found in _inner_sections(entry, definitions))
+    items = field.get("items")
+    if isinstance(items, dict):
+        yield from (("[]", found) for _, found in _inner_sections(items, definitions))
     for option in [field, *field.get("oneOf", []), *field.get("anyOf", [])]:
         if "$ref" in option:
             found = _resolve(option, definitions)
@@ -88,7 +91,7 @@ def _meaning(field: Json, definitions: Json) -> str:
 def _default(name: str, field: Json, required: set[str], definitions: Json) -> str:
     if name in required:
         return "required"
-    if any(True for _ in _inner_sections(field, definitions)):
+    if field.get("type") != "array" and any(True for _ in _inner_sections(field, definitions)):
         return "as below"
     value = field.get("default")
     return f"`{_value(value)}`" if "default" in field else "`{}`"

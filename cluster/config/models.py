@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from cluster.config.base import Section
+from cluster.config.slo import SloConfig
 
 
 class ModelConfig(Section):
@@ -20,3 +21,10 @@ class ModelConfig(Section):
 
     reasoning_parser: str | None = None
     """vLLM's parser for reasoning text; None for models without it."""
+
+    architecture: str | None = None
+    """The model in the performance catalogue (`llama-3.1-8b`, `llama-3.1-70b`, …) from which speed, memory
+    and power are predicted until they are measured; None for models it does not know."""
+
+    slo: SloConfig = SloConfig()
+    """What its users are promised; the provisioner plans for it."""

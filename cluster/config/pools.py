@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from cluster.config.base import Name, Section
+from cluster.config.performance import PerformanceOverrides
 from cluster.entities.pool import Role
 
 
@@ -118,6 +119,13 @@ class PoolConfig(Section):
 
     resources: Resources = Resources()
     """What one replica needs."""
+
+    gpus_per_replica: int = Field(default=1, ge=1, le=64)
+    """GPUs that one replica spans (tensor parallel); speed, power, price and memory are predicted for all of
+    them. `resources.gpus` is what Ray sets aside, and may be 0 where engines are simulated."""
+
+    performance: PerformanceOverrides = PerformanceOverrides()
+    """What is known of its replicas' speed and power, where the catalogue does not know better."""
 
     max_concurrent_requests: int = Field(default=64, ge=1, le=100_000)
     """Requests that the router keeps in flight on one replica; more wait in the router."""

@@ -8,8 +8,10 @@ from cluster.config.gateway import GatewayConfig
 from cluster.config.local_cluster import LocalClusterConfig
 from cluster.config.models import ModelConfig
 from cluster.config.pools import PoolConfig
+from cluster.config.provisioning import ProvisioningConfig
 from cluster.config.routing import RoutingConfig
 from cluster.config.semantic_cache import SemanticCacheConfig
+from cluster.config.telemetry import TelemetryConfig
 from cluster.entities.pool import Role
 
 
@@ -25,6 +27,8 @@ class TidemillConfig(Section):
     gateway: GatewayConfig = GatewayConfig()
     routing: RoutingConfig = RoutingConfig()
     semantic_cache: SemanticCacheConfig = SemanticCacheConfig()
+    provisioning: ProvisioningConfig = ProvisioningConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     decision_log: DecisionLogConfig = DecisionLogConfig()
     local_cluster: LocalClusterConfig = LocalClusterConfig()
 
