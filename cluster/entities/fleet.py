@@ -66,7 +66,7 @@ class PoolObservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassDemand:
-    """Replicas that the hardware could hold in total, existing ones included; None if not known."""
+    """What arrived and finished of one workload class in one window. Sums, so that windows add up."""
 
     model: str
     workload_class: str

@@ -29,6 +29,21 @@ class ReplicaPhase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCounters:
+    """What an engine has done since it started; differences of two reports say how fast it is."""
+
+    prefill_tokens: int = 0
+    """Prompt tokens computed (those found in the prefix cache are not among them)."""
+    prefill_s: float = 0.0
+    """Summed over requests: time in prefill."""
+    output_tokens: int = 0
+    token_gaps: int = 0
+    """Gaps between consecutive tokens of one answer."""
+    token_gaps_s: float = 0.0
+    """Their sum; divided by `token_gaps` it is the mean ITL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReport:
     """What one engine replica says of itself, about once a second."""
 
@@ -51,6 +66,11 @@ class ReplicaReport:
     """Measured prefill rate; None until the replica has prefilled something."""
     max_concurrent_requests: int = 64
     """How many requests the router may have in flight on this replica."""
+    node_id: str = ""
+    """Ray's id of the node it runs on."""
+    gpus: tuple[str, ...] = ()
+    """Indices or UUIDs of the GPUs that Ray gave it."""
+    counters: EngineCounters = EngineCounters()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
