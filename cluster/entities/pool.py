@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import NewType, Protocol
 
 PoolName = NewType("PoolName", str)
 ReplicaId = NewType("ReplicaId", str)
@@ -71,6 +71,29 @@ class ReplicaReport:
     gpus: tuple[str, ...] = ()
     """Indices or UUIDs of the GPUs that Ray gave it."""
     counters: EngineCounters = EngineCounters()
+
+
+class ReplicaCandidate(Protocol):
+    """What replica routing reads of a candidate: a `ReplicaView`, or a simulated replica itself."""
+
+    @property
+    def replica_id(self) -> ReplicaId: ...  # noqa: D102 - see ReplicaView
+    @property
+    def role(self) -> Role: ...  # noqa: D102
+    @property
+    def phase(self) -> ReplicaPhase: ...  # noqa: D102
+    @property
+    def pending_prefill_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def requests_in_flight(self) -> int: ...  # noqa: D102
+    @property
+    def cached_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def prefill_tokens_per_s(self) -> float: ...  # noqa: D102
+    @property
+    def max_concurrent_requests(self) -> int: ...  # noqa: D102
+    @property
+    def put_aside_until_s(self) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

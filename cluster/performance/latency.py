@@ -3,6 +3,8 @@
 Two numbers for decode and one for prefill are what a fleet measurement can fit and a simulated engine needs.
 """
 
+from cluster.entities.performance import ReplicaPerformance
+
 
 def prefill_s(tokens: int, tokens_per_s: float) -> float:
     """Seconds to compute a prompt that has the engine to itself.
@@ -44,3 +46,22 @@ def decode_step_s(batch: int, *, base_s: float, per_sequence_s: float) -> float:
     if not (base_s >= 0 and per_sequence_s >= 0):
         raise ValueError(f"times must not be negative: base_s={base_s}, per_sequence_s={per_sequence_s}")
     return base_s + per_sequence_s * batch
+
+
+def step_s(
+    performance: ReplicaPerformance, *, sequences: float, context_tokens: float, prefill_tokens: float
+) -> float:
+    """Seconds of one engine step: W + g·b + h·C + p·t (the formula of `ReplicaPerformance`).
+
+    Args:
+        performance: the replica.
+        sequences: b, decoding sequences.
+        context_tokens: C, tokens of context that they attend to, over all of them.
+        prefill_tokens: t, prompt tokens computed in the step.
+    """
+    return (
+        performance.step_base_s
+        + performance.step_per_sequence_s * sequences
+        + performance.step_per_context_token_s * context_tokens
+        + performance.prefill_token_s * prefill_tokens
+    )

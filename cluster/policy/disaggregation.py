@@ -7,7 +7,7 @@ never a dependency: without a good prefill replica the decode replica computes t
 from collections.abc import Sequence
 
 from cluster.config.routing import DisaggregationConfig
-from cluster.entities.pool import ReplicaView, Role
+from cluster.entities.pool import ReplicaCandidate, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path, PathChoice
 from cluster.entities.workload import RequestSignals
@@ -16,8 +16,8 @@ from cluster.policy.routing.replicas.usable import is_usable
 
 def choose_path(
     signals: RequestSignals,
-    decode: ReplicaView,
-    prefill: Sequence[ReplicaView],
+    decode: ReplicaCandidate,
+    prefill: Sequence[ReplicaCandidate],
     config: DisaggregationConfig,
     *,
     now_s: float,
@@ -39,8 +39,8 @@ def choose_path(
 
 def _against(
     signals: RequestSignals,
-    decode: ReplicaView,
-    prefill: Sequence[ReplicaView],
+    decode: ReplicaCandidate,
+    prefill: Sequence[ReplicaCandidate],
     config: DisaggregationConfig,
     *,
     now_s: float,
@@ -64,7 +64,7 @@ def _against(
     return Reason.PREFILL_BUSY if min(waits_s) > config.prefill_wait_s_max else None
 
 
-def _wait_s(replica: ReplicaView) -> float:
+def _wait_s(replica: ReplicaCandidate) -> float:
     """Predicted seconds until the replica has computed what is ahead of this prompt."""
     if replica.pending_prefill_tokens <= 0:
         return 0.0

@@ -9,7 +9,7 @@ hit saves.
 from collections.abc import Sequence
 
 from cluster.config.routing import ReplicaRoutingConfig
-from cluster.entities.pool import ReplicaView
+from cluster.entities.pool import ReplicaCandidate
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import ReplicaChoice
 from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_ready
@@ -17,7 +17,7 @@ from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_re
 
 def choose_replica(
     prompt_tokens: int,
-    candidates: Sequence[ReplicaView],
+    candidates: Sequence[ReplicaCandidate],
     config: ReplicaRoutingConfig,
     *,
     now_s: float,
@@ -62,7 +62,7 @@ def choose_replica(
     )
 
 
-def _score_s(prompt_tokens: int, replica: ReplicaView, config: ReplicaRoutingConfig) -> float:
+def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRoutingConfig) -> float:
     """Predicted seconds until the first token, plus what the requests decoding there slow it down."""
     # A rate of zero is a measurement that has not happened, not an engine that never finishes.
     measured = replica.prefill_tokens_per_s
@@ -73,7 +73,7 @@ def _score_s(prompt_tokens: int, replica: ReplicaView, config: ReplicaRoutingCon
     return prefill_s + config.decode_weight_s * fullness
 
 
-def _why(chosen: ReplicaView, *, usable: int, tied: int) -> tuple[Reason, ...]:
+def _why(chosen: ReplicaCandidate, *, usable: int, tied: int) -> tuple[Reason, ...]:
     if usable == 1:
         reason = Reason.ONLY_CANDIDATE
     elif tied > 1:

@@ -3,24 +3,24 @@
 A filter before any score: an unhealthy or full replica must not distort the comparison of the others.
 """
 
-from cluster.entities.pool import ReplicaPhase, ReplicaView
+from cluster.entities.pool import ReplicaPhase, ReplicaCandidate
 
 
-def is_ready(replica: ReplicaView) -> bool:
+def is_ready(replica: ReplicaCandidate) -> bool:
     """Whether it takes new requests in principle; a draining replica only finishes what it has."""
     return replica.phase is ReplicaPhase.READY
 
 
-def has_room(replica: ReplicaView) -> bool:
+def has_room(replica: ReplicaCandidate) -> bool:
     """Whether it is below its limit of requests in flight."""
     return replica.requests_in_flight < replica.max_concurrent_requests
 
 
-def is_put_aside(replica: ReplicaView, *, now_s: float) -> bool:
+def is_put_aside(replica: ReplicaCandidate, *, now_s: float) -> bool:
     """Whether it failed so recently that it is not to be chosen yet."""
     return replica.put_aside_until_s > now_s
 
 
-def is_usable(replica: ReplicaView, *, now_s: float) -> bool:
+def is_usable(replica: ReplicaCandidate, *, now_s: float) -> bool:
     """Whether a request may be sent there at this instant."""
     return is_ready(replica) and has_room(replica) and not is_put_aside(replica, now_s=now_s)

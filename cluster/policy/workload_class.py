@@ -1,0 +1,22 @@
+"""Workload classes: requests of similar prompt length, whose demand is forecast together."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+
+def workload_class(prompt_tokens: int, bands: Sequence[int]) -> str:
+    """Name of the class of a prompt: `0-512`, `513-4096`, `4097-`.
+
+    Args:
+        prompt_tokens: length of the prompt.
+        bands: rising upper bounds (`provisioning.prompt_bands`).
+    """
+    place = bisect_left(bands, prompt_tokens)
+    low = bands[place - 1] + 1 if place else 0
+    return f"{low}-{bands[place]}" if place < len(bands) else f"{low}-"
+
+
+def workload_classes(bands: Sequence[int]) -> tuple[str, ...]:
+    """Every class, shortest prompts first."""
+    last = bands[-1] + 1 if bands else 0
+    return (*(workload_class(band, bands) for band in bands), f"{last}-")

@@ -1,0 +1,192 @@
+"""Replicas and pools of the simulated fleet."""
+
+from dataclasses import dataclass, field
+
+from cluster.config.pools import PoolConfig
+from cluster.entities.fleet import ReplicaObservation, ReplicaStage
+from cluster.entities.performance import ReplicaPerformance
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
+from cluster.simulation.engine import VirtualEngine
+from cluster.simulation.request import SimulatedRequest
+
+
+class SimulatedReplica:
+    """An engine and what the router counts on it; replica routing reads it like a `ReplicaView`."""
+
+    __slots__ = (
+        "cached_tokens",
+        "decode_tokens",
+        "engine",
+        "in_flight",
+        "max_concurrent_requests",
+        "pending_prefill_tokens",
+        "phase",
+        "pool",
+        "prefill_tokens_per_s",
+        "put_aside_until_s",
+        "replica_id",
+        "requests_in_flight",
+        "role",
+        "since_s",
+        "started_at_s",
+    )
+
+    def __init__(self, replica_id: ReplicaId, pool: "SimulatedPool", engine: VirtualEngine, now_s: float) -> None:
+        """A replica that has just become ready."""
+        performance = pool.performance
+        self.replica_id = replica_id
+        self.pool = pool
+        self.role = pool.config.role
+        self.phase = ReplicaPhase.READY
+        self.engine = engine
+        self.pending_prefill_tokens = 0
+        self.requests_in_flight = 0
+        self.decode_tokens = 0
+        self.cached_tokens = 0
+        """Of the prompt that is being routed; set before every choice."""
+        step_s = performance.step_base_s + performance.prefill_token_s * performance.batch_tokens_max
+        self.prefill_tokens_per_s = performance.batch_tokens_max / step_s if step_s > 0 else 1e9
+        self.max_concurrent_requests = pool.config.max_concurrent_requests
+        self.put_aside_until_s = 0.0
+        self.in_flight: dict[int, SimulatedRequest] = {}
+        self.started_at_s = now_s
+        self.since_s = now_s
+
+    def report(self, now_s: float, wall_s: float) -> ReplicaReport:
+        """What it says of itself."""
+        engine, pool = self.engine, self.pool
+        return ReplicaReport(
+            replica_id=self.replica_id,
+            pool=pool.name,
+            role=self.role,
+            model=pool.config.model,
+            gpu_type=pool.config.gpu_type,
+            url=f"simulated://{self.replica_id}",
+            phase=self.phase,
+            observed_at_s=wall_s + now_s,
+            started_at_s=wall_s + self.started_at_s,
+            requests_running=engine.running,
+            requests_waiting=len(engine.waiting),
+            kv_cache_usage=engine.kv_cache_usage,
+            prefill_tokens_per_s=self.prefill_tokens_per_s,
+            max_concurrent_requests=self.max_concurrent_requests,
+            counters=engine.meter.counters(),
+        )
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """One request's weight on one replica, from dispatch to release."""
+
+    replica: SimulatedReplica
+    uncached_tokens: int
+    decoding: bool = False
+
+    @classmethod
+    def take(cls, replica: SimulatedReplica, request: SimulatedRequest, uncached_tokens: int) -> "Dispatch":
+        """Count a request in."""
+        replica.requests_in_flight += 1
+        replica.pending_prefill_tokens += uncached_tokens
+        replica.in_flight[request.index] = request
+        return cls(replica, uncached_tokens)
+
+    def first_token(self, request: SimulatedRequest) -> None:
+        """The prompt has been computed; from now on the request decodes."""
+        if not self.decoding:
+            self.decoding = True
+            self.replica.pending_prefill_tokens -= self.uncached_tokens
+            self.replica.decode_tokens += request.prompt_tokens
+
+    def release(self, request: SimulatedRequest) -> None:
+        """The request is over there."""
+        replica = self.replica
+        if self.decoding:
+            replica.decode_tokens -= request.prompt_tokens
+        else:
+            replica.pending_prefill_tokens -= self.uncached_tokens
+        replica.requests_in_flight -= 1
+        del replica.in_flight[request.index]
+
+
+@dataclass(slots=True)
+class StartingReplica:
+    """A replica that is on its way."""
+
+    replica_id: ReplicaId
+    asked_at_s: float
+    ready_at_s: float
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class SimulatedPool:
+    """A pool: its replicas in all stages, and the energy and time of those that are gone."""
+
+    name: PoolName
+    config: PoolConfig
+    performance: ReplicaPerformance
+    placeable: int
+    """Replicas that the hardware holds now."""
+    wanted: int = 0
+    prompt_tokens_max: int | None = None
+    ready: list[SimulatedReplica] = field(default_factory=list)
+    draining: list[SimulatedReplica] = field(default_factory=list)
+    starting: list[StartingReplica] = field(default_factory=list)
+    unplaced_since_s: float | None = None
+    serial: int = 0
+    gone_j: float = 0.0
+    """Energy of replicas that are gone, and of starts that are over."""
+    gone_replica_s: float = 0.0
+    """Time that replicas existed which are gone, starts included."""
+    gone_preemptions: int = 0
+    gone_output_tokens: int = 0
+    scale_ups: int = 0
+    scale_downs: int = 0
+    direction_changes: int = 0
+
+    @property
+    def existing(self) -> int:
+        """Replicas that take up hardware."""
+        return len(self.ready) + len(self.draining) + len(self.starting)
+
+    def start_w(self) -> float:
+        """Power of a replica that is starting."""
+        performance = self.performance
+        return performance.start_j / performance.start_s if performance.start_s > 0 else 0.0
+
+    def energy_j(self, now_s: float) -> float:
+        """Energy of all its replicas so far, starts included."""
+        total = self.gone_j
+        for replica in self.ready:
+            total += replica.engine.meter.energy_j(now_s)
+        for replica in self.draining:
+            total += replica.engine.meter.energy_j(now_s)
+        start_w = self.start_w()
+        for starting in self.starting:
+            total += start_w * (now_s - starting.asked_at_s)
+        return total
+
+    def replica_s(self, now_s: float) -> float:
+        """Time that its replicas existed, added up."""
+        total = self.gone_replica_s
+        for replica in (*self.ready, *self.draining):
+            total += now_s - replica.started_at_s
+        return total + sum(now_s - starting.asked_at_s for starting in self.starting)
+
+    def observed_starting(self, wall_s: float) -> tuple[ReplicaObservation, ...]:
+        """Replicas that exist and do not report yet."""
+        return tuple(
+            ReplicaObservation(
+                replica_id=starting.replica_id,
+                stage=ReplicaStage.STARTING,
+                since_s=wall_s + starting.asked_at_s,
+            )
+            for starting in self.starting
+        )
+
+    def retire(self, replica: SimulatedReplica, now_s: float) -> None:
+        """Book what a replica used and forget it."""
+        self.gone_j += replica.engine.meter.energy_j(now_s)
+        self.gone_replica_s += now_s - replica.started_at_s
+        self.gone_preemptions += replica.engine.preemptions
+        self.gone_output_tokens += replica.engine.meter.output_tokens
