@@ -61,7 +61,9 @@ def observe(
     for report in reports:
         by_pool.setdefault(report.pool, []).append(report)
     observed = (
-        _pool(config, name, pools[name], by_pool.get(name, ())) for name in sorted(config.pools) if name in pools
+        _pool(config, name, pools[name], by_pool.get(name, ()))
+        for name in sorted(config.pools)
+        if name in pools
     )
     return FleetSnapshot(
         observed_at_s=observed_at_s,

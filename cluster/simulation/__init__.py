@@ -1,1 +1,1 @@
-"""A cluster in virtual time: engines, pools, routers, faults and the provisioner, with the live cluster's policies."""
+"""A cluster in virtual time, engines, pools, routers, faults and all, under the live cluster's policies."""

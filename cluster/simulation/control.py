@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from cluster.config.provisioning import PolicyName
+from cluster.entities.energy import EnergySource
 from cluster.entities.fleet import (
     FleetDecision,
     FleetPlan,
@@ -16,7 +17,6 @@ from cluster.entities.fleet import (
     PoolTarget,
     ProvisionerState,
 )
-from cluster.entities.energy import EnergySource
 from cluster.policy.observation import PoolFacts, observe
 from cluster.policy.provisioning.interface import ProvisioningPolicy
 from cluster.policy.provisioning.policies import policy_named
@@ -59,7 +59,7 @@ class Control:
             self._policy = policy_named(_known(name))
         self._state = ProvisionerState()
         self._window_started_s = 0.0
-        self._energy_j = {name: 0.0 for name in world.pools}
+        self._energy_j = dict.fromkeys(world.pools, 0.0)
         self._at_s = 0.0
         self._changes: dict[str, deque[tuple[float, int]]] = {name: deque(maxlen=2) for name in world.pools}
         self._frozen: FleetSnapshot | None = None

@@ -6,7 +6,7 @@ computed; when it runs out, the request that joined last is preempted and comput
 the time that `ReplicaPerformance` says.
 
 What makes it fast is that steps in which nothing joins or leaves are not taken one by one: as long as only
-decoding goes on, the time of k steps (`segment.py`) and the blocks they take (`kv_blocks.py`) are closed forms.
+decoding goes on, the time of k steps (`segment.py`) and their blocks (`kv_blocks.py`) are closed forms.
 A segment of such steps is cut when a request arrives that could join. `tests/simulation` compares it with an
 engine that takes every step.
 """
@@ -146,7 +146,7 @@ class VirtualEngine:
         self.kv.used -= self.kv.of(request.computed_tokens)
 
     def abort(self, request: SimulatedRequest) -> None:
-        """Give up a request whose prompt is not computed yet; a chunk that is under way is computed in vain."""
+        """Give up a request whose prompt is not computed yet; a chunk under way is computed in vain."""
         if request in self.waiting:
             self.waiting.remove(request)
         elif request in self._computing:

@@ -31,7 +31,9 @@ class SimulatedReplica:
         "started_at_s",
     )
 
-    def __init__(self, replica_id: ReplicaId, pool: "SimulatedPool", engine: VirtualEngine, now_s: float) -> None:
+    def __init__(
+        self, replica_id: ReplicaId, pool: "SimulatedPool", engine: VirtualEngine, now_s: float
+    ) -> None:
         """A replica that has just become ready."""
         performance = pool.performance
         self.replica_id = replica_id

@@ -29,7 +29,9 @@ class Invariants:
         self._that(world.now_s >= self._now_s, f"time ran back from {self._now_s}")
         self._now_s = world.now_s
         energy_j = sum(pool.energy_j(world.now_s) for pool in world.pools.values())
-        self._that(energy_j >= self._energy_j - _EPSILON_J, f"energy fell from {self._energy_j} to {energy_j}")
+        self._that(
+            energy_j >= self._energy_j - _EPSILON_J, f"energy fell from {self._energy_j} to {energy_j}"
+        )
         self._energy_j = energy_j
         self._nothing_is_lost()
         for pool in world.pools.values():
@@ -64,7 +66,9 @@ class Invariants:
         contexts = sum(
             request.computed_tokens + kv.step - request.joined_step for request in engine.decoders.values()
         )
-        self._that(contexts == engine.context_tokens, f"{name}: context {engine.context_tokens}, not {contexts}")
+        self._that(
+            contexts == engine.context_tokens, f"{name}: context {engine.context_tokens}, not {contexts}"
+        )
         decoding = sum(
             kv.of(request.computed_tokens + kv.step - request.joined_step)
             for request in engine.decoders.values()

@@ -27,7 +27,7 @@ class PoolReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One run. Energy and cost are up to the last arrival; latencies are of the requests after the warm-up."""
+    """One run. Energy and cost are up to the last arrival; latencies are of requests after the warm-up."""
 
     requests: int
     completed: int

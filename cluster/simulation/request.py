@@ -40,7 +40,8 @@ class SimulatedRequest:
         arrived_at_s: float,
         prompt_tokens: int,
         output_tokens: int,
-        blocks: tuple[int, ...],
+        *,
+        blocks: tuple[int, ...] = (),
     ) -> None:
         """A request that has just arrived."""
         self.index = index

@@ -46,7 +46,7 @@ class SimulatedRouter:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the table of replicas anew: something joined, left, or has to take longer or shorter prompts."""
+        """Read the table of replicas anew: something joined, left, or takes longer or shorter prompts."""
         for model in self.queues:
             pools = [pool for pool in self._pools if pool.config.model == model]
             self._answering[model] = [

@@ -4,7 +4,7 @@ import math
 
 
 class Segment:
-    """Steps of evenly growing length: step i takes step_s + i·slope_s, i = 0, 1, …
+    """Steps of evenly growing length: step i takes step_s + i·slope_s, i from 0 on.
 
     Decoding b sequences, each step attends to b tokens of context more than the one before, so the slope is b
     times what a token of context costs.

@@ -134,7 +134,7 @@ class World:
     def _arrive(self, arrival: tuple[float, str, int, int, tuple[int, ...]]) -> None:
         at_s, model, prompt_tokens, output_tokens, blocks = arrival
         request = SimulatedRequest(
-            len(self.requests), model, at_s, prompt_tokens, output_tokens, blocks
+            len(self.requests), model, at_s, prompt_tokens, output_tokens, blocks=blocks
         )
         self.requests.append(request)
         self.tally.arrived(model, prompt_tokens)

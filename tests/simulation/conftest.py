@@ -50,7 +50,7 @@ def requests_of():
         for index in range(count):
             at_s += rng.expovariate(rate_per_s)
             lengths = rng.randint(1, prompt_max), rng.randint(1, output_max)
-            made.append(SimulatedRequest(index, "m", at_s, *lengths, ()))
+            made.append(SimulatedRequest(index, "m", at_s, *lengths))
         return made
 
     return make

@@ -49,7 +49,7 @@ def test_every_token_is_counted_once_even_with_preemptions(performance, requests
 
 
 def test_a_request_alone_takes_its_prefill_and_one_step_a_token(performance, drive):
-    request = SimulatedRequest(0, "m", 1.0, 1000, 11, ())
+    request = SimulatedRequest(0, "m", 1.0, 1000, 11)
     numbers = performance(step_base_s=0.01, step_per_context_token_s=0.0, prefill_token_s=2e-5)
     drive([request], numbers)
     # 1,000 tokens in chunks of 512 and 488: two steps; then ten decode steps.
@@ -59,7 +59,7 @@ def test_a_request_alone_takes_its_prefill_and_one_step_a_token(performance, dri
 
 def test_prompts_share_the_token_budget_of_a_step(performance, drive):
     numbers = performance(step_base_s=0.01, step_per_context_token_s=0.0, prefill_token_s=0.0)
-    requests = [SimulatedRequest(index, "m", 0.0, 256, 1, ()) for index in range(4)]
+    requests = [SimulatedRequest(index, "m", 0.0, 256, 1) for index in range(4)]
     drive(requests, numbers)
     # The first is alone in the first step; of the others, two fit into the next one.
     assert [request.ttft_s for request in requests] == pytest.approx([0.01, 0.02, 0.02, 0.03])
@@ -67,23 +67,25 @@ def test_prompts_share_the_token_budget_of_a_step(performance, drive):
 
 def test_a_decoding_request_is_slowed_by_the_prompt_beside_it(performance, drive):
     numbers = performance(step_base_s=0.01, step_per_context_token_s=0.0, prefill_token_s=1e-4)
-    first = SimulatedRequest(0, "m", 0.0, 1, 21, ())
-    second = SimulatedRequest(1, "m", 0.095, 500, 1, ())
+    first = SimulatedRequest(0, "m", 0.0, 1, 21)
+    second = SimulatedRequest(1, "m", 0.095, 500, 1)
     drive([first, second], numbers)
     assert first.ended_at_s == pytest.approx(21 * 0.01 + 1e-4 + 500 * 1e-4)
 
 
 def test_a_full_batch_makes_others_wait(performance, drive):
-    numbers = performance(step_base_s=0.01, step_per_context_token_s=0.0, prefill_token_s=0.0, sequences_max=2)
-    requests = [SimulatedRequest(index, "m", 0.0, 1, 10, ()) for index in range(3)]
+    numbers = performance(
+        step_base_s=0.01, step_per_context_token_s=0.0, prefill_token_s=0.0, sequences_max=2
+    )
+    requests = [SimulatedRequest(index, "m", 0.0, 1, 10) for index in range(3)]
     drive(requests, numbers)
     assert requests[2].first_token_at_s > min(requests[0].ended_at_s, requests[1].ended_at_s)
 
 
 def test_the_request_that_joined_last_is_preempted_and_computed_again(performance, drive):
     numbers = performance(kv_tokens_max=64, step_per_context_token_s=0.0, prefill_token_s=0.0)
-    first = SimulatedRequest(0, "m", 0.0, 16, 40, ())
-    second = SimulatedRequest(1, "m", 0.0, 16, 30, ())
+    first = SimulatedRequest(0, "m", 0.0, 16, 40)
+    second = SimulatedRequest(1, "m", 0.0, 16, 30)
     engine, _ = drive([first, second], numbers)
     assert engine.preemptions == 1
     assert first.ended_at_s < second.ended_at_s
@@ -93,7 +95,7 @@ def test_the_request_that_joined_last_is_preempted_and_computed_again(performanc
 def test_a_ticket_spares_the_prompt(performance):
     numbers = performance(step_base_s=0.01, step_per_context_token_s=0.0, prefill_token_s=1.0)
     engine = VirtualEngine(numbers, now_s=0.0)
-    request = SimulatedRequest(0, "m", 0.0, 1000, 3, ())
+    request = SimulatedRequest(0, "m", 0.0, 1000, 3)
     request.computed_tokens = 1000
     engine.submit(request, 0.0)
     engine.begin(0.0)
@@ -105,7 +107,7 @@ def test_a_ticket_spares_the_prompt(performance):
 
 def test_an_engine_that_hands_over_keeps_the_blocks_until_they_are_pulled(performance):
     engine = VirtualEngine(performance(), now_s=0.0, hands_over=True)
-    request = SimulatedRequest(0, "m", 0.0, 100, 30, ())
+    request = SimulatedRequest(0, "m", 0.0, 100, 30)
     engine.submit(request, 0.0)
     engine.begin(0.0)
     ended = engine.end(engine.segment.ends_at_s)
@@ -136,7 +138,7 @@ def test_idle_power_counts_too(performance):
 
 def test_a_dead_engine_gives_everything_back_and_draws_nothing(performance):
     engine = VirtualEngine(performance(), now_s=0.0)
-    requests = [SimulatedRequest(index, "m", 0.0, 10, 100, ()) for index in range(3)]
+    requests = [SimulatedRequest(index, "m", 0.0, 10, 100) for index in range(3)]
     for request in requests:
         engine.submit(request, 0.0)
     engine.begin(0.0)
@@ -150,5 +152,5 @@ def test_a_dead_engine_gives_everything_back_and_draws_nothing(performance):
 
 def test_what_can_never_fit_is_known_beforehand(performance):
     engine = VirtualEngine(performance(kv_tokens_max=64), now_s=0.0)
-    assert engine.can_ever_hold(SimulatedRequest(0, "m", 0.0, 32, 32, ()))
-    assert not engine.can_ever_hold(SimulatedRequest(0, "m", 0.0, 33, 32, ()))
+    assert engine.can_ever_hold(SimulatedRequest(0, "m", 0.0, 32, 32))
+    assert not engine.can_ever_hold(SimulatedRequest(0, "m", 0.0, 33, 32))

@@ -1,1 +1,1 @@
-"""How many replicas of which hardware are awake: the plan by unit commitment, and the rules it is compared with."""
+"""How many replicas of which hardware are awake: unit commitment, and the rules it is compared to."""

@@ -1,4 +1,4 @@
-"""What every provisioning policy is: a function of what is seen, what is remembered and what is configured."""
+"""What every provisioning policy is: a function of what is seen, remembered and configured."""
 
 from typing import Protocol
 
@@ -14,8 +14,8 @@ class ProvisioningPolicy(Protocol):
     ) -> FleetDecision:
         """Decide.
 
-        Pure and total: equal arguments give equal decisions, and every snapshot gets one. The plan names every
-        pool of the snapshot, in its order, within the pool's bounds.
+        Pure and total: equal arguments give equal decisions, and every snapshot gets one. The plan names
+        every pool of the snapshot, in its order, within the pool's bounds.
 
         Args:
             snapshot: what is seen now.

@@ -3,7 +3,7 @@
 A filter before any score: an unhealthy or full replica must not distort the comparison of the others.
 """
 
-from cluster.entities.pool import ReplicaPhase, ReplicaCandidate
+from cluster.entities.pool import ReplicaCandidate, ReplicaPhase
 
 
 def is_ready(replica: ReplicaCandidate) -> bool:
