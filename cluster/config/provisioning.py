@@ -52,9 +52,6 @@ class ForecastConfig(Section):
     half_life_s: float = Field(default=300.0, gt=0)
     """Age at which an observation counts half."""
 
-    history_windows_max: int = Field(default=720, ge=8, le=100_000)
-    """Observed windows that are kept for every workload class."""
-
     season_bins: int = Field(default=144, ge=1, le=1440)
     """Parts of a day whose usual ratio to the daily mean is learnt; 1 learns none."""
 

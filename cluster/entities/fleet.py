@@ -183,26 +183,21 @@ class ClassForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesMemory:
-    """What the forecast remembers of one series of arrivals."""
+    """What the forecast remembers of one series of arrivals. Sums over windows, older ones counting less."""
 
-    history: tuple[tuple[float, float], ...] = ()
-    """(window end, arrivals per second), oldest first, bounded."""
-    level: float = 0.0
-    trend_per_s: float = 0.0
+    moments: tuple[float, ...] = ()
+    """Of a line through the arrivals per second by time, from now back: Σw, Σw², Σwt, Σwt², Σwy, Σwty, Σwy²."""
+    recent: tuple[float, ...] = ()
+    """Of the last minute or so: Σw, Σw², Σwy."""
+    tokens: tuple[float, ...] = ()
+    """Arrivals, their prompt tokens, the squares of these; completions, their prompt, cached and output
+    tokens."""
     season: tuple[float, ...] = ()
-    """Ratio to the daily mean by time of day; empty until a whole day was seen."""
-    season_counts: tuple[int, ...] = ()
-    error_squared: float = 0.0
-    """Exponentially weighted square of the relative error over the horizon."""
-    pending: tuple[tuple[float, float], ...] = ()
-    """(instant, what was forecast for it): judged when that instant has come."""
-    prompt_tokens: float = 0.0
-    prompt_tokens_squared: float = 0.0
-    output_tokens: float = 0.0
-    cached_fraction: float = 0.0
-    """Exponentially weighted means per request."""
-    windows: int = 0
-    """Windows seen."""
+    """Mean arrivals per second by time of day; negative where that time was never seen."""
+    errors: tuple[float, ...] = ()
+    """Mean squares of the relative error over the horizon: of the line, of the season."""
+    pending: tuple[tuple[float, float, float], ...] = ()
+    """(instant, what the line, what the season said of it), oldest first: judged when it has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,7 +122,7 @@ def test_a_prefix_that_is_held_is_not_computed_again(performance):
     engine = VirtualEngine(performance(), now_s=0.0, trace_block_tokens=64)
     now_s = 0.0
     for index, blocks in enumerate([(1, 2, 3), (1, 2, 9)]):
-        request = SimulatedRequest(index, "m", now_s, 192, 1, blocks)
+        request = SimulatedRequest(index, "m", now_s, 192, 1, blocks=blocks)
         engine.submit(request, now_s)
         engine.begin(now_s)
         now_s = engine.segment.ends_at_s
