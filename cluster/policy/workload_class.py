@@ -20,3 +20,15 @@ def workload_classes(bands: Sequence[int]) -> tuple[str, ...]:
     """Every class, shortest prompts first."""
     last = bands[-1] + 1 if bands else 0
     return (*(workload_class(band, bands) for band in bands), f"{last}-")
+
+
+def class_upper_tokens(name: str) -> int | None:
+    """Longest prompt of a class; None for the class without an upper bound.
+
+    Raises:
+        ValueError: no class has such a name.
+    """
+    low, dash, high = name.partition("-")
+    if not (dash and low.isdigit() and (high.isdigit() or not high)):
+        raise ValueError(f"{name!r} is not the name of a workload class")
+    return int(high) if high else None

@@ -1,0 +1,186 @@
+"""Unit commitment: which integer numbers of replicas carry a demand at the least cost.
+
+The program, solved exactly by HiGHS (a mixed-integer solver that SciPy ships):
+
+    minimise    Σ_p (fixed_p·n_p + starting_p·u_p) + Σ_f marginal_f·x_f + Σ_d penalty_d·s_d
+    subject to  Σ_{f of d} x_f + s_d = demand_d            every request is served or counted as unserved
+                Σ_f uses_fp·x_f ≤ n_p                      within what the replicas carry
+                u_p ≥ n_p − present_p                      what has to be started
+                Σ_p watts_p·n_p + Σ_f watts_f·x_f ≤ cap    hard
+                min_p ≤ n_p ≤ max_p, n_p integer
+
+A flow is one way to serve one workload class: by one pool, or prompts by one and answers by another, which
+is how the balance of prefill and decode replicas comes out of the same program.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+_REMAINDER = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolColumn:
+    """One pool in the program."""
+
+    pool: str
+    replicas_min: int
+    replicas_max: int
+    present: int
+    """Replicas that need no start."""
+    usd_per_h: float
+    """Of one replica, whatever it does."""
+    start_usd_per_h: float
+    """On top for one that has to be started."""
+    watts: float
+    """Of one replica, whatever it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One way to serve one demand; everything is per request/s."""
+
+    demand: int
+    """Which of the program's demands."""
+    uses: tuple[tuple[int, float], ...]
+    """(which of the program's pools, how many of its replicas a request per second takes)."""
+    usd_per_h: float
+    watts: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What is to be solved."""
+
+    pools: tuple[PoolColumn, ...]
+    demands_per_s: tuple[float, ...]
+    penalties_usd_per_h: tuple[float, ...]
+    """Of a request per second that is not served, by demand."""
+    flows: tuple[Flow, ...]
+    power_cap_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """The solution."""
+
+    replicas: tuple[int, ...]
+    """By pool of the program."""
+    flows_per_s: tuple[float, ...]
+    """By flow of the program."""
+    unserved_per_s: tuple[float, ...]
+    """By demand of the program."""
+    usd_per_h: float
+    """Without penalties."""
+    power_w: float
+    capped: bool = False
+    """Whether the power cap could not be met even with every pool at its minimum."""
+
+
+@lru_cache(maxsize=16_384)
+def commit(program: Program) -> Commitment:
+    """Solve a program. Equal programs have equal solutions; a solution exists for every program.
+
+    Args:
+        program: pools, demands and the ways to serve them.
+    """
+    lowest_w = sum(pool.watts * pool.replicas_min for pool in program.pools)
+    cap_w = program.power_cap_w
+    if cap_w is not None and lowest_w > cap_w:
+        # Not even the minimum fits: the minimum it is, and whatever it carries is carried.
+        return _solved(program, None, at_minimum=True)
+    return _solved(program, cap_w, at_minimum=False)
+
+
+def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commitment:
+    pools, flows, demands = len(program.pools), len(program.flows), len(program.demands_per_s)
+    # Columns: replicas, starts, flows, unserved.
+    starts, first_flow, first_unserved = pools, 2 * pools, 2 * pools + flows
+    width = first_unserved + demands
+    cost = np.zeros(width)
+    upper = np.full(width, np.inf)
+    lower = np.zeros(width)
+    rows = demands + 2 * pools + (cap_w is not None)
+    matrix = np.zeros((rows, width))
+    row_low, row_high = np.full(rows, -np.inf), np.zeros(rows)
+    for place, pool in enumerate(program.pools):
+        cost[place], cost[starts + place] = pool.usd_per_h, pool.start_usd_per_h
+        lower[place] = pool.replicas_min
+        upper[place] = pool.replicas_min if at_minimum else max(pool.replicas_min, pool.replicas_max)
+        matrix[demands + place, place] = -1.0
+        started = demands + pools + place
+        matrix[started, place], matrix[started, starts + place] = 1.0, -1.0
+        row_high[started] = pool.present
+    for place, flow in enumerate(program.flows):
+        column = first_flow + place
+        cost[column] = flow.usd_per_h
+        matrix[flow.demand, column] = 1.0
+        for pool_place, replicas in flow.uses:
+            matrix[demands + pool_place, column] += replicas
+    for place, rate in enumerate(program.demands_per_s):
+        cost[first_unserved + place] = program.penalties_usd_per_h[place]
+        matrix[place, first_unserved + place] = 1.0
+        row_low[place] = row_high[place] = rate
+    if cap_w is not None:
+        matrix[-1, :pools] = [pool.watts for pool in program.pools]
+        matrix[-1, first_flow:first_unserved] = [flow.watts for flow in program.flows]
+        row_high[-1] = cap_w
+    integrality = np.zeros(width)
+    integrality[:pools] = 1
+    found = milp(
+        cost,
+        constraints=LinearConstraint(matrix, row_low, row_high),
+        bounds=Bounds(lower, upper),
+        integrality=integrality,
+        options={"mip_rel_gap": 1e-4},
+    )
+    if found.x is None:  # cannot happen with sound numbers: serving nothing at the minimum is a solution
+        return _nothing(program)
+    return _commitment(program, found.x, first_flow, first_unserved, capped=at_minimum)
+
+
+def _commitment(
+    program: Program,
+    solution: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    first_flow: int,
+    first_unserved: int,
+    *,
+    capped: bool,
+) -> Commitment:
+    replicas = tuple(round(float(count)) for count in solution[: len(program.pools)])
+    flows = tuple(max(0.0, float(rate)) for rate in solution[first_flow:first_unserved])
+    unserved = tuple(
+        float(rate) if rate > _REMAINDER * max(1.0, wanted) else 0.0
+        for rate, wanted in zip(solution[first_unserved:], program.demands_per_s, strict=True)
+    )
+    return _valued(program, replicas, flows, unserved, capped=capped)
+
+
+def _nothing(program: Program) -> Commitment:
+    replicas = tuple(pool.replicas_min for pool in program.pools)
+    return _valued(program, replicas, (0.0,) * len(program.flows), program.demands_per_s, capped=True)
+
+
+def _valued(
+    program: Program,
+    replicas: tuple[int, ...],
+    flows: tuple[float, ...],
+    unserved: tuple[float, ...],
+    *,
+    capped: bool,
+) -> Commitment:
+    pooled = tuple(zip(program.pools, replicas, strict=True))
+    flowing = tuple(zip(program.flows, flows, strict=True))
+    return Commitment(
+        replicas=replicas,
+        flows_per_s=flows,
+        unserved_per_s=unserved,
+        usd_per_h=sum(pool.usd_per_h * count for pool, count in pooled)
+        + sum(flow.usd_per_h * rate for flow, rate in flowing),
+        power_w=sum(pool.watts * count for pool, count in pooled)
+        + sum(flow.watts * rate for flow, rate in flowing),
+        capped=capped,
+    )

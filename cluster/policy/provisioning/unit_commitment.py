@@ -1,0 +1,371 @@
+"""The default policy: forecast, unit commitment over all pools together, damping.
+
+What it does that the rules it is compared with do not: it plans the pools of a model together, so that the
+hardware that serves a load best is awake and the rest asleep; it looks ahead by the time a replica takes to
+start; it knows power, and keeps a cap on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from cluster.config import TidemillConfig
+from cluster.entities.fleet import (
+    ClassDemand,
+    ClassForecast,
+    DemandWindow,
+    FleetDecision,
+    FleetPlan,
+    FleetSnapshot,
+    PoolMemory,
+    PoolObservation,
+    PoolTarget,
+    ProvisionerState,
+    ReplicaStage,
+    SeriesMemory,
+)
+from cluster.entities.pool import Role
+from cluster.entities.reasons import Reason
+from cluster.policy.provisioning.commitment import Commitment, commit
+from cluster.policy.provisioning.damping import DampedTarget, awaited_models, damped
+from cluster.policy.provisioning.drain import drain_order
+from cluster.policy.provisioning.forecast import forecast_class
+from cluster.policy.provisioning.program import PlannedProgram, PoolLimits, program_of
+from cluster.policy.workload_class import workload_classes
+
+_ROUNDS = 2
+"""How often the program is solved: waits depend on the numbers of replicas that it is to find."""
+
+
+def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
+    """Decide (the contract is `interface.ProvisioningPolicy`)."""
+    now_s = snapshot.observed_at_s
+    series, forecasts = _forecast(snapshot, state, config)
+    memories: dict[str, PoolMemory] = {}
+    limits: dict[str, PoolLimits] = {}
+    for pool in snapshot.pools:
+        memories[pool.pool] = _placing(pool, state, config, now_s)
+        limits[pool.pool] = _limits(pool, memories[pool.pool], config, now_s)
+    cap_w = config.provisioning.power_cap_w(now_s)
+    planned = _planned(snapshot, forecasts, limits, config, cap_w)
+    wishes, spared = _wishes(planned, limits, config)
+    targets = _damped(snapshot, wishes, memories, limits, config)
+    if cap_w is not None:
+        targets = _under_cap(targets, wishes, planned, cap_w)
+    lengths = {name: upper for program, _ in planned for name, upper in program.prompt_tokens_max.items()}
+    plan = FleetPlan(
+        pools=tuple(
+            _target(pool, targets[pool.pool], lengths.get(pool.pool), limits[pool.pool], pool.pool in spared)
+            for pool in snapshot.pools
+        ),
+        power_w=_power_w(planned, {name: target.replicas for name, target in targets.items()}),
+        power_cap_w=cap_w,
+        degraded=any(_is_degraded(found) for _, found in planned),
+    )
+    return FleetDecision(
+        plan=plan,
+        state=ProvisionerState(
+            series=series,
+            pools={name: target.memory for name, target in targets.items()},
+            demand_seen_until_s=max(state.demand_seen_until_s, snapshot.demand.ended_at_s),
+            plan=plan,
+        ),
+        forecast=tuple(forecasts),
+        reasons=_reasons(snapshot, planned, forecasts, cap_w),
+    )
+
+
+# Forecast
+
+
+def _forecast(
+    snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
+) -> tuple[dict[str, SeriesMemory], list[ClassForecast]]:
+    window = _unseen(snapshot.demand, state.demand_seen_until_s)
+    found = {(demand.model, demand.workload_class): demand for demand in window.classes}
+    series: dict[str, SeriesMemory] = {}
+    forecasts = []
+    for model in sorted({pool.model for pool in snapshot.pools}):
+        horizon_s = _horizon_s(snapshot, model, config)
+        for name in workload_classes(config.provisioning.prompt_bands):
+            key = f"{model}/{name}"
+            demand = found.get((model, name))
+            if demand is None:
+                if key not in state.series:
+                    continue
+                demand = ClassDemand(model=model, workload_class=name)
+            series[key], forecast = forecast_class(
+                state.series.get(key, SeriesMemory()),
+                demand,
+                started_at_s=window.started_at_s,
+                ended_at_s=window.ended_at_s,
+                horizon_s=horizon_s,
+                config=config.provisioning.forecast,
+            )
+            forecasts.append(forecast)
+    return series, forecasts
+
+
+def _unseen(window: DemandWindow, seen_until_s: float) -> DemandWindow:
+    """The window, or one without length where it was counted already."""
+    if window.started_at_s >= seen_until_s - 1e-6 and window.ended_at_s > window.started_at_s:
+        return window
+    return DemandWindow(started_at_s=window.ended_at_s, ended_at_s=window.ended_at_s)
+
+
+def _horizon_s(snapshot: FleetSnapshot, model: str, config: TidemillConfig) -> float:
+    starts_s = (
+        pool.performance.start_s
+        for pool in snapshot.pools
+        if pool.model == model and config.pools[pool.pool].replicas.max > config.pools[pool.pool].replicas.min
+    )
+    settings = config.provisioning
+    return max(settings.forecast.horizon_s_min, max(starts_s, default=0.0) + settings.period_s)
+
+
+# Bounds
+
+
+def _placing(
+    pool: PoolObservation, state: ProvisionerState, config: TidemillConfig, now_s: float
+) -> PoolMemory:
+    """Note it when replicas that are wanted find no hardware."""
+    memory = state.pools.get(pool.pool, PoolMemory())
+    damping = config.provisioning.damping
+    waiting_s = now_s - pool.unplaced_since_s if pool.unplaced_since_s is not None else 0.0
+    until_s = memory.unplaceable_until_s
+    if waiting_s >= damping.unplaceable_after_s and (until_s is None or until_s <= now_s):
+        return replace(memory, unplaceable_until_s=now_s + damping.unplaceable_retry_s)
+    if until_s is not None and until_s <= now_s:
+        return replace(memory, unplaceable_until_s=None)
+    return memory
+
+
+def _limits(pool: PoolObservation, memory: PoolMemory, config: TidemillConfig, now_s: float) -> PoolLimits:
+    bounds = config.pools[pool.pool].replicas
+    existing = pool.count(ReplicaStage.READY, ReplicaStage.STARTING)
+    highest = bounds.max
+    if pool.replicas_placeable is not None:
+        highest = min(highest, pool.replicas_placeable)
+    if memory.unplaceable_until_s is not None and now_s < memory.unplaceable_until_s:
+        highest = min(highest, pool.count(ReplicaStage.READY))
+    elif pool.replicas_placeable is not None:
+        highest = max(highest, min(existing, bounds.max))
+    return PoolLimits(replicas_min=bounds.min, replicas_max=max(bounds.min, highest))
+
+
+# Commitment
+
+
+def _planned(
+    snapshot: FleetSnapshot,
+    forecasts: Sequence[ClassForecast],
+    limits: Mapping[str, PoolLimits],
+    config: TidemillConfig,
+    cap_w: float | None,
+) -> list[tuple[PlannedProgram, Commitment]]:
+    """One program for each model; with a power cap, which couples them, one for all."""
+    demanded = {forecast.model for forecast in forecasts}
+    models = sorted({pool.model for pool in snapshot.pools if pool.model in demanded})
+    groups = [models] if cap_w is not None else [[model] for model in models]
+    backlog = {waiting.model: float(waiting.requests) for waiting in snapshot.backlog}
+    return [
+        _solved(
+            [p for p in snapshot.pools if p.model in group],
+            forecasts,
+            limits,
+            backlog,
+            config=config,
+            cap_w=cap_w,
+        )
+        for group in groups
+    ]
+
+
+def _solved(
+    pools: Sequence[PoolObservation],
+    forecasts: Sequence[ClassForecast],
+    limits: Mapping[str, PoolLimits],
+    backlog: Mapping[str, float],
+    *,
+    config: TidemillConfig,
+    cap_w: float | None,
+) -> tuple[PlannedProgram, Commitment]:
+    replicas: dict[str, int] = {pool.pool: max(1, pool.replicas_wanted) for pool in pools}
+    for _ in range(_ROUNDS):
+        planned = program_of(
+            config,
+            pools,
+            forecasts,
+            limits=limits,
+            backlog=backlog,
+            replicas=replicas,
+            power_cap_w=cap_w,
+        )
+        found = commit(planned.program)
+        counts = {
+            column.pool: max(1, count)
+            for column, count in zip(planned.program.pools, found.replicas, strict=True)
+        }
+        if counts == replicas:
+            break
+        replicas = counts
+    return planned, found
+
+
+def _wishes(
+    planned: Sequence[tuple[PlannedProgram, Commitment]],
+    limits: Mapping[str, PoolLimits],
+    config: TidemillConfig,
+) -> tuple[dict[str, int], frozenset[str]]:
+    """Replicas by pool, spares included, and the pools that have one."""
+    wishes: dict[str, int] = {}
+    spared: set[str] = set()
+    for program, found in planned:
+        wishes.update(
+            (column.pool, count) for column, count in zip(program.program.pools, found.replicas, strict=True)
+        )
+        for model in sorted({pool.model for pool in program.pools}):
+            spared |= _spare(model, program, limits, config, wishes)
+    return wishes, frozenset(spared)
+
+
+def _spare(
+    model: str,
+    program: PlannedProgram,
+    limits: Mapping[str, PoolLimits],
+    config: TidemillConfig,
+    wishes: dict[str, int],
+) -> set[str]:
+    """Add the spares of a model where they idle most cheaply; a pool in use first."""
+    answering = [
+        (wishes[pool.pool] == 0, column.usd_per_h, pool.pool)
+        for pool, column in zip(program.pools, program.program.pools, strict=True)
+        if pool.model == model and pool.role is not Role.PREFILL
+    ]
+    spared: set[str] = set()
+    for _ in range(config.provisioning.spare_replicas):
+        room = [name for _, _, name in sorted(answering) if wishes[name] < limits[name].replicas_max]
+        if not room:
+            break
+        wishes[room[0]] += 1
+        spared.add(room[0])
+    return spared
+
+
+# Damping
+
+
+def _damped(
+    snapshot: FleetSnapshot,
+    wishes: dict[str, int],
+    memories: Mapping[str, PoolMemory],
+    limits: Mapping[str, PoolLimits],
+    config: TidemillConfig,
+) -> dict[str, DampedTarget]:
+    pools = {str(pool.pool): pool for pool in snapshot.pools}
+    for name in pools:
+        # A model nobody has asked for yet has no program; its pools fall to their minimum.
+        wishes.setdefault(name, limits[name].replicas_min)
+    awaited = awaited_models(pools, wishes)
+    return {
+        name: damped(
+            pool,
+            wishes[name],
+            memories[name],
+            config.provisioning.damping,
+            limits=limits[name],
+            now_s=snapshot.observed_at_s,
+            stale=_is_stale(snapshot, pool, config),
+            replaced=bool(awaited.get(pool.model, frozenset()) - {name}),
+        )
+        for name, pool in pools.items()
+    }
+
+
+def _is_stale(snapshot: FleetSnapshot, pool: PoolObservation, config: TidemillConfig) -> bool:
+    oldest_s = snapshot.observed_at_s - config.provisioning.damping.stale_after_s
+    if snapshot.demand.ended_at_s < oldest_s:
+        return True
+    return pool.reported_at_s is not None and pool.reported_at_s < oldest_s
+
+
+def _under_cap(
+    targets: dict[str, DampedTarget],
+    wishes: Mapping[str, int],
+    planned: Sequence[tuple[PlannedProgram, Commitment]],
+    cap_w: float,
+) -> dict[str, DampedTarget]:
+    """Where damping would hold more than the cap allows, the undamped plan is taken: the cap is hard."""
+    power_w = _power_w(planned, {name: target.replicas for name, target in targets.items()})
+    if power_w is None or power_w <= cap_w:
+        return targets
+    return {
+        name: replace(target, replicas=min(target.replicas, wishes[name]), reasons=(Reason.POWER_CAP,))
+        if target.replicas > wishes[name]
+        else target
+        for name, target in targets.items()
+    }
+
+
+def _power_w(
+    planned: Sequence[tuple[PlannedProgram, Commitment]], replicas: Mapping[str, int]
+) -> float | None:
+    if not planned:
+        return None
+    total = 0.0
+    for program, found in planned:
+        total += sum(column.watts * replicas[column.pool] for column in program.program.pools)
+        flows = zip(program.program.flows, found.flows_per_s, strict=True)
+        total += sum(flow.watts * rate for flow, rate in flows)
+    return total
+
+
+# Reasons
+
+
+def _target(
+    pool: PoolObservation,
+    target: DampedTarget,
+    prompt_tokens_max: int | None,
+    limits: PoolLimits,
+    spared: bool,
+) -> PoolTarget:
+    reasons = list(target.reasons)
+    if target.replicas >= limits.replicas_max > limits.replicas_min:
+        reasons.append(Reason.AT_MAXIMUM)
+    elif target.replicas <= limits.replicas_min:
+        reasons.append(Reason.AT_MINIMUM)
+    if target.memory.unplaceable_until_s is not None:
+        reasons.append(Reason.UNPLACEABLE)
+    if spared:
+        reasons.append(Reason.SPARE)
+    shrinks = target.replicas < pool.count(ReplicaStage.READY, ReplicaStage.STARTING)
+    return PoolTarget(
+        pool=pool.pool,
+        replicas=target.replicas,
+        prompt_tokens_max=prompt_tokens_max,
+        drain_first=drain_order(pool) if shrinks else (),
+        reasons=tuple(reasons),
+    )
+
+
+def _is_degraded(found: Commitment) -> bool:
+    return found.capped or any(rate > 0.0 for rate in found.unserved_per_s)
+
+
+def _reasons(
+    snapshot: FleetSnapshot,
+    planned: Sequence[tuple[PlannedProgram, Commitment]],
+    forecasts: Sequence[ClassForecast],
+    cap_w: float | None,
+) -> tuple[Reason, ...]:
+    reasons = []
+    if not any(forecast.arrivals_per_s > 0 for forecast in forecasts):
+        reasons.append(Reason.NO_DEMAND)
+    if any(waiting.requests for waiting in snapshot.backlog):
+        reasons.append(Reason.BACKLOG)
+    if any(_is_degraded(found) for _, found in planned):
+        reasons.append(Reason.SLO_NOT_MET)
+        if cap_w is not None:
+            reasons.append(Reason.POWER_CAP)
+    return tuple(reasons)
