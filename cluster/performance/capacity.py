@@ -119,9 +119,7 @@ def operating_point(
         return _prompts_only(performance, mix, rate_per_s, replicas, z)
     computed = 0.0 if work is Work.ANSWERS else mix.uncached_tokens
     prompts_s = rate_per_s * performance.prefill_token_s * computed
-    sequence_s = (
-        performance.step_per_sequence_s + performance.step_per_context_token_s * mix.context_tokens
-    )
+    sequence_s = performance.step_per_sequence_s + performance.step_per_context_token_s * mix.context_tokens
     alone_s = (performance.step_base_s + sequence_s) / (1.0 - prompts_s)
     step_s = max(performance.step_base_s / (1.0 - utilisation), alone_s)
     batch = rate_per_s * mix.output_tokens * step_s
