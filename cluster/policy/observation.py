@@ -6,7 +6,7 @@ Equal facts give equal snapshots, whoever collected them, because order is canon
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from cluster.config import TidemillConfig
+from cluster.config.root import TidemillConfig
 from cluster.entities.energy import EnergySource
 from cluster.entities.fleet import (
     ClassDemand,

@@ -1,11 +1,25 @@
 """One request on its way through the simulated fleet."""
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from cluster.entities.routing import Path
 
-if TYPE_CHECKING:
-    from cluster.simulation.fleet import Dispatch
+
+class Placement(Protocol):
+    """A request's weight on one replica (`fleet.Dispatch`)."""
+
+    @property
+    def replica(self) -> Any:
+        """The `SimulatedReplica`; its module knows this one."""
+        ...
+
+    def first_token(self, request: "SimulatedRequest") -> None:
+        """The prompt has been computed; from now on the request decodes."""
+        ...
+
+    def release(self, request: "SimulatedRequest") -> None:
+        """The request is over there."""
+        ...
 
 
 class SimulatedRequest:
@@ -54,9 +68,9 @@ class SimulatedRequest:
         self.path = Path.COMBINED
         self.attempts = 0
         self.queued_at_s = 0.0
-        self.answering: Dispatch | None = None
+        self.answering: Placement | None = None
         """Its weight on the replica that makes the tokens."""
-        self.prefilling: Dispatch | None = None
+        self.prefilling: Placement | None = None
         """Its weight on the replica that computes the prompt, on the disaggregated path."""
         self.failed = False
         self.cached_tokens = 0

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from cluster.config import TidemillConfig
+from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import FleetDecision, FleetSnapshot, ProvisionerState
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.config import TidemillConfig
+from cluster.config.root import TidemillConfig
 from cluster.config.provisioning import ObjectiveConfig
 from cluster.entities.fleet import ClassForecast, PoolObservation
 from cluster.entities.performance import ReplicaPerformance

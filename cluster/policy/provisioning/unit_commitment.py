@@ -8,7 +8,7 @@ start; it knows power, and keeps a cap on it.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cluster.config import TidemillConfig
+from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import (
     ClassDemand,
     ClassForecast,
