@@ -186,7 +186,7 @@ class SeriesMemory:
     """What the forecast remembers of one series of arrivals. Sums over windows, older ones counting less."""
 
     moments: tuple[float, ...] = ()
-    """Of a line through the arrivals per second by time, from now back: Σw, Σw², Σwt, Σwt², Σwy, Σwty, Σwy²."""
+    """Of a line through arrivals per second by time, from now back: Σw, Σw², Σwt, Σwt², Σwy, Σwty, Σwy²."""
     recent: tuple[float, ...] = ()
     """Of the last minute or so: Σw, Σw², Σwy."""
     tokens: tuple[float, ...] = ()

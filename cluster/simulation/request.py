@@ -8,6 +8,8 @@ from cluster.entities.routing import Path
 class Placement(Protocol):
     """A request's weight on one replica (`fleet.Dispatch`)."""
 
+    uncached_tokens: int
+
     @property
     def replica(self) -> Any:
         """The `SimulatedReplica`; its module knows this one."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.config.root import TidemillConfig
 from cluster.config.provisioning import ObjectiveConfig
+from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import ClassForecast, PoolObservation
 from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import Role

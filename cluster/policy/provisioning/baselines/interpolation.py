@@ -1,0 +1,119 @@
+"""NVIDIA Dynamo's planner in its SLA mode: forecast, then interpolate profiles, for each pool on its own.
+
+Every 180 s: the load of the next interval is predicted from the past ones (here by the last, its simplest
+predictor); prefill replicas = prompt tokens per second / profiled rate within the TTFT objective, decode
+replicas = requests per second / profiled rate within the objective for the time between tokens. The planner
+has one kind of each; where a model has several pools, each is given the part of the load that it carries now.
+Its correction by observed latency is left out, because it needs a TTFT per pool that no snapshot has.
+"""
+
+import math
+from dataclasses import replace
+
+from cluster.config.pools import PoolConfig
+from cluster.config.root import TidemillConfig
+from cluster.entities.fleet import (
+    ClassDemand,
+    FleetDecision,
+    FleetSnapshot,
+    PoolMemory,
+    PoolObservation,
+    ProvisionerState,
+    SeriesMemory,
+)
+from cluster.entities.pool import Role
+from cluster.performance.capacity import Mix, Objective, Work, rate_max
+from cluster.policy.provisioning.baselines.per_pool import decide_each, requests_running
+from cluster.policy.provisioning.program import on_grid
+
+ADJUSTMENT_INTERVAL_S = 180.0
+
+
+def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
+    """Decide (the contract is `interface.ProvisioningPolicy`)."""
+    series = counted(snapshot, state)
+    last_s = max((memory.changed_up_at_s or -math.inf for memory in state.pools.values()), default=-math.inf)
+    due = snapshot.observed_at_s - last_s >= ADJUSTMENT_INTERVAL_S - 1e-6
+
+    def rule(
+        pool: PoolObservation, settings: PoolConfig, memory: PoolMemory, _: FleetSnapshot
+    ) -> tuple[int, PoolMemory]:
+        del settings
+        if not due:
+            return pool.replicas_wanted, memory
+        wanted = _replicas(pool, snapshot, series.get(pool.model, SeriesMemory()), config)
+        return wanted, replace(memory, changed_up_at_s=snapshot.observed_at_s)
+
+    decision = decide_each(snapshot, state, config, rule)
+    return replace(decision, state=replace(decision.state, series={} if due else series))
+
+
+def counted(snapshot: FleetSnapshot, state: ProvisionerState) -> dict[str, SeriesMemory]:
+    """Demand by model since the last adjustment: the span and the sums, in `moments` and `tokens`."""
+    span_s = max(
+        0.0, snapshot.demand.ended_at_s - max(snapshot.demand.started_at_s, state.demand_seen_until_s)
+    )
+    series = {}
+    for model in sorted({pool.model for pool in snapshot.pools}):
+        memory = state.series.get(model, SeriesMemory())
+        sums = list(memory.tokens or (0.0,) * 7)
+        if span_s > 0:
+            for demand in snapshot.demand.classes:
+                if demand.model == model:
+                    sums = [old + new for old, new in zip(sums, _sums(demand), strict=True)]
+        elapsed_s = (memory.moments[0] if memory.moments else 0.0) + span_s
+        series[model] = replace(memory, moments=(elapsed_s,), tokens=tuple(sums))
+    return series
+
+
+def _sums(demand: ClassDemand) -> tuple[float, ...]:
+    return (
+        demand.arrivals,
+        demand.prompt_tokens,
+        demand.prompt_tokens_squared,
+        demand.completions,
+        demand.completed_prompt_tokens,
+        demand.cached_prompt_tokens,
+        demand.output_tokens,
+    )
+
+
+def mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
+    """Requests per second and what they were like; None if there were none."""
+    arrivals, prompt, squares, completions, completed, cached, output = memory.tokens
+    span_s = memory.moments[0]
+    if arrivals <= 0 or span_s <= 0:
+        return None
+    computed = 1.0 - (min(1.0, cached / completed) if completed > 0 else 0.0)
+    mix = Mix(
+        prompt_tokens=on_grid(prompt / arrivals),
+        uncached_tokens=on_grid(prompt / arrivals * computed),
+        uncached_tokens_squared=on_grid(squares / arrivals * computed * computed),
+        output_tokens=on_grid(output / completions if completions > 0 else 256.0),
+    )
+    return arrivals / span_s, mix
+
+
+def _replicas(
+    pool: PoolObservation, snapshot: FleetSnapshot, memory: SeriesMemory, config: TidemillConfig
+) -> int:
+    found = mean_mix(memory) if memory.tokens else None
+    if found is None:
+        return 1
+    rate_per_s, mix = found
+    slo = config.models[pool.model].slo
+    objective = Objective(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s, attainment=slo.attainment)
+    work = {Role.PREFILL: Work.PROMPTS, Role.DECODE: Work.ANSWERS}.get(pool.role, Work.WHOLE)
+    alike = [
+        p
+        for p in snapshot.pools
+        if p.model == pool.model and (p.role is Role.PREFILL) == (pool.role is Role.PREFILL)
+    ]
+    if pool.role is Role.DECODE and not any(
+        p.role is Role.PREFILL for p in snapshot.pools if p.model == pool.model
+    ):
+        work = Work.WHOLE
+    total = sum(requests_running(p) for p in alike)
+    share = requests_running(pool) / total if total else 1.0 / len(alike)
+    each = rate_max(pool.performance, mix, objective, work=work)
+    return max(1, math.ceil(rate_per_s * share / each)) if each > 0 else 1
