@@ -1,8 +1,8 @@
 """Kubernetes' Horizontal Pod Autoscaler (autoscaling/v2 defaults) on utilisation.
 
 desired = ceil(current · metric / target), left alone within a tolerance of 10 %; growing by at most 4
-replicas or 100 % in 15 s; shrinking to the largest wish of the past 300 s. The metric is how full the replicas of the
-pool are: KV cache or request slots, whichever is fuller; the target is 70 %.
+replicas or 100 % in 15 s; shrinking to the largest wish of the past 300 s. The metric is how full the
+replicas of the pool are: KV cache or request slots, whichever is fuller; the target is 70 %.
 """
 
 import math
