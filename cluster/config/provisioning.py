@@ -46,7 +46,7 @@ class ObjectiveConfig(Section):
 class ForecastConfig(Section):
     """What demand is expected when a replica that is asked for now would be ready."""
 
-    band_sigmas: float = Field(default=2.0, ge=0, le=6)
+    band_sigmas: float = Field(default=0.5, ge=0, le=6)
     """Width of the uncertainty band above the expected demand, in standard deviations of past errors."""
 
     half_life_s: float = Field(default=300.0, gt=0)
@@ -63,7 +63,8 @@ class DampingConfig(Section):
     """How fast wishes become changes. Seconds since stored instants, never ticks."""
 
     scale_down_window_s: float = Field(default=300.0, ge=0)
-    """A pool shrinks to the largest target of this past window, so that a dip does not cost a start."""
+    """The fleet shrinks to what the highest demand of this past window needs, so that a dip does not cost a
+    start."""
 
     cool_down_up_s: float = Field(default=0.0, ge=0)
     """Pause between two enlargements of a pool."""
@@ -77,7 +78,10 @@ class DampingConfig(Section):
     step_down_max: int = Field(default=8, ge=1)
     """Replicas that one decision may take from a pool."""
 
-    tolerance: float = Field(default=0.03, ge=0, le=1)
+    dead_band: float = Field(default=0.1, ge=0, lt=1)
+    """Demand that is less than this share below what was planned for changes nothing."""
+
+    tolerance: float = Field(default=0.05, ge=0, le=1)
     """A cheaper mix of pools is taken only if it saves at least this share of the plan's cost."""
 
     unplaceable_after_s: float = Field(default=120.0, gt=0)
@@ -126,7 +130,7 @@ class ProvisioningConfig(Section):
     prompt_bands: tuple[int, ...] = (512, 4096)
     """Upper bounds of the prompt lengths that make workload classes; longer prompts are the last class."""
 
-    utilisation_max: float = Field(default=0.85, gt=0, le=1)
+    utilisation_max: float = Field(default=0.9, gt=0, le=1)
     """Share of a replica's computed capacity that a plan may use."""
 
     spare_replicas: int = Field(default=0, ge=0)

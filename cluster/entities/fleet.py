@@ -84,6 +84,9 @@ class ClassDemand:
     """Over the completions."""
     output_tokens: int = 0
     """Over the completions."""
+    attended_tokens: float = 0.0
+    """Over the completions: context that decode steps attended to, added up over the steps. By output tokens
+    it is the mean context while decoding: long answers count for more of it than their number."""
     cache_hits: int = 0
     """Requests that the semantic cache answered."""
     slo_met: int = 0
@@ -129,8 +132,10 @@ class PoolTarget:
 
     pool: PoolName
     replicas: int
+    prompt_tokens_min: int = 0
+    """Shorter prompts go to other pools."""
     prompt_tokens_max: int | None = None
-    """Prompts up to this length go here while another pool takes longer ones; None: any length."""
+    """Longer prompts go to other pools; None: any length."""
     drain_first: tuple[ReplicaId, ...] = ()
     """Replicas in the order in which they should go, least work first."""
     reasons: tuple[Reason, ...] = ()
@@ -177,6 +182,8 @@ class ClassForecast:
     """Mean square per request."""
     output_tokens: float
     """Mean per request."""
+    context_tokens: float
+    """Mean over decode steps."""
     cached_fraction: float
     """Part of the prompt tokens found in prefix caches, 0..1."""
 
@@ -190,8 +197,8 @@ class SeriesMemory:
     recent: tuple[float, ...] = ()
     """Of the last minute or so: Σw, Σw², Σwy."""
     tokens: tuple[float, ...] = ()
-    """Arrivals, their prompt tokens, the squares of these; completions, their prompt, cached and output
-    tokens."""
+    """Arrivals, their prompt tokens, the squares of these; completions, their prompt, cached, output and
+    attended tokens."""
     season: tuple[float, ...] = ()
     """Mean arrivals per second by time of day; negative where that time was never seen."""
     errors: tuple[float, ...] = ()
@@ -207,7 +214,7 @@ class PoolMemory:
     changed_up_at_s: float | None = None
     changed_down_at_s: float | None = None
     wishes: tuple[tuple[float, int], ...] = ()
-    """(instant, replicas the plan would have wanted undamped) within the scale-down window, oldest first."""
+    """(instant, replicas that a rule wanted), oldest first; which ones are kept is the rule's business."""
     unplaceable_until_s: float | None = None
     """Until then the pool is taken for unable to grow beyond what it has."""
 
@@ -219,6 +226,11 @@ class ProvisionerState:
     series: dict[str, SeriesMemory] = field(default_factory=dict)
     """By `model/workload_class`."""
     pools: dict[str, PoolMemory] = field(default_factory=dict)
+    peaks: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    """By model: (instant, arrivals per second to be ready for) within the scale-down window, oldest first,
+    without those that a later and larger one makes irrelevant."""
+    planned_per_s: dict[str, float] = field(default_factory=dict)
+    """By model: arrivals per second that the last plan was made for."""
     demand_seen_until_s: float = 0.0
     plan: FleetPlan | None = None
     """The last plan."""

@@ -46,11 +46,9 @@ class Mix:
     uncached_tokens_squared: float
     """Mean square, for the spread of prefill times."""
     output_tokens: float
-
-    @property
-    def context_tokens(self) -> float:
-        """Mean context while decoding: the prompt and half of the answer."""
-        return self.prompt_tokens + self.output_tokens / 2.0
+    context_tokens: float
+    """Mean over decode steps, which is more than the mean prompt and half of the mean answer: of answers that
+    differ in length, the long ones have most of the steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +124,13 @@ def operating_point(
     # The number of requests under way spreads about as a Poisson variable does.
     batch_high = batch + z * math.sqrt(batch)
     tpot_s = max(alone_s, (performance.step_base_s + sequence_s * batch_high) / (1.0 - prompts_s))
+    if work is Work.WHOLE and mix.output_tokens > 0:
+        # Prompts of others come between an answer's tokens: a compound Poisson process over its duration.
+        # Short answers feel it most; half the mean length stands for them.
+        spread = performance.prefill_token_s * math.sqrt(
+            rate_per_s * step_s * mix.uncached_tokens_squared / (mix.output_tokens / 2.0)
+        )
+        tpot_s = step_s + math.hypot(tpot_s - step_s, z * spread) if tpot_s > step_s else tpot_s
     ttft_s = step_s
     if work is Work.WHOLE:
         budget = max(1.0, performance.batch_tokens_max - batch)

@@ -136,6 +136,7 @@ class DemandTally:
             sums[_COMPLETED_PROMPT_TOKENS] += prompt_tokens
             sums[_CACHED_PROMPT_TOKENS] += cached_tokens
             sums[_OUTPUT_TOKENS] += output_tokens
+            sums[_ATTENDED_TOKENS] += output_tokens * (prompt_tokens + output_tokens / 2.0)
             sums[_SLO_MET] += slo_met
 
     def cache_hit(self, model: str, prompt_tokens: int) -> None:
@@ -158,6 +159,7 @@ class DemandTally:
                 cached_prompt_tokens=int(sums[key][_CACHED_PROMPT_TOKENS]),
                 completed_prompt_tokens=int(sums[key][_COMPLETED_PROMPT_TOKENS]),
                 output_tokens=int(sums[key][_OUTPUT_TOKENS]),
+                attended_tokens=float(sums[key][_ATTENDED_TOKENS]),
                 cache_hits=int(sums[key][_CACHE_HITS]),
                 slo_met=int(sums[key][_SLO_MET]),
             )
@@ -184,10 +186,11 @@ class DemandTally:
     _CACHED_PROMPT_TOKENS,
     _COMPLETED_PROMPT_TOKENS,
     _OUTPUT_TOKENS,
+    _ATTENDED_TOKENS,
     _CACHE_HITS,
     _SLO_MET,
-) = range(9)
-_FIELDS = 9
+) = range(10)
+_FIELDS = 10
 _SUMS = tuple(found.name for found in fields(ClassDemand) if found.name not in ("model", "workload_class"))
 
 

@@ -155,8 +155,9 @@ class Control:
         limits_changed = False
         for target in plan.pools:
             pool = self._world.pools[target.pool]
-            if pool.prompt_tokens_max != target.prompt_tokens_max:
-                pool.prompt_tokens_max = target.prompt_tokens_max
+            wanted_limits = (target.prompt_tokens_min, target.prompt_tokens_max)
+            if pool.prompt_limits != wanted_limits:
+                pool.prompt_limits = wanted_limits
                 limits_changed = True
             if target.replicas != pool.wanted:
                 self._count_change(pool, target.replicas - pool.wanted)

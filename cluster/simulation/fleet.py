@@ -130,7 +130,7 @@ class SimulatedPool:
     placeable: int
     """Replicas that the hardware holds now."""
     wanted: int = 0
-    prompt_tokens_max: int | None = None
+    prompt_limits: tuple[int, int | None] = (0, None)
     ready: list[SimulatedReplica] = field(default_factory=list)
     draining: list[SimulatedReplica] = field(default_factory=list)
     starting: list[StartingReplica] = field(default_factory=list)

@@ -39,7 +39,7 @@ class SimulatedRouter:
         self._pools = list(pools)
         self._answering: dict[str, list[SimulatedReplica]] = {}
         self._prefilling: dict[str, list[SimulatedReplica]] = {}
-        self._limits: dict[str, dict[PoolName, int | None]] = {}
+        self._limits: dict[str, dict[PoolName, tuple[int, int | None]]] = {}
         self._split = {model for model in config.models if config.is_split(model)}
         self.queues: dict[str, deque[SimulatedRequest]] = {model: deque() for model in config.models}
         """Requests that wait for a free replica, by model, oldest first."""
@@ -55,8 +55,8 @@ class SimulatedRouter:
             self._prefilling[model] = [
                 replica for pool in pools if not pool.config.role.answers for replica in pool.ready
             ]
-            limits = {pool.name: pool.prompt_tokens_max for pool in pools if pool.config.role.answers}
-            self._limits[model] = limits if any(limits.values()) else {}
+            limits = {pool.name: pool.prompt_limits for pool in pools if pool.config.role.answers}
+            self._limits[model] = limits if any(limit != (0, None) for limit in limits.values()) else {}
 
     def forget(self, replica: SimulatedReplica) -> None:
         """A replica is gone and its prefix cache with it."""

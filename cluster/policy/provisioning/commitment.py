@@ -2,9 +2,11 @@
 
 The program, solved exactly by HiGHS (a mixed-integer solver that SciPy ships):
 
-    minimise    Σ_p (fixed_p·n_p + starting_p·u_p) + Σ_f marginal_f·x_f + Σ_d penalty_d·s_d
+    minimise    Σ_p (fixed_p·n_p + starting_p·u_p) + Σ_f marginal_f·x_f
+                + Σ_d penalty_d·s_d + Σ_h penalty_h·v_h
     subject to  Σ_{f of d} x_f + s_d = demand_d            every request is served or counted as unserved
                 Σ_f uses_fp·x_f ≤ n_p                      within what the replicas carry
+                Σ_p seats_hp·n_p + v_h ≥ requests_h        what is under way has a seat
                 u_p ≥ n_p − present_p                      what has to be started
                 Σ_p watts_p·n_p + Σ_f watts_f·x_f ≤ cap    hard
                 min_p ≤ n_p ≤ max_p, n_p integer
@@ -20,6 +22,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 _REMAINDER = 1e-6
+_SCALE = 1000.0
+"""Costs in thousandths of a dollar: of the size of the other numbers, as solvers like it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,17 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Requests that are under way, whatever the forecast says: longer answers show here first."""
+
+    requests: float
+    seats: tuple[tuple[int, float], ...]
+    """(which of the program's pools, requests that one of its replicas holds within the objectives)."""
+    penalty_usd_per_h: float
+    """Of a request without a seat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """What is to be solved."""
 
@@ -60,6 +75,7 @@ class Program:
     penalties_usd_per_h: tuple[float, ...]
     """Of a request per second that is not served, by demand."""
     flows: tuple[Flow, ...]
+    holdings: tuple[Holding, ...] = ()
     power_cap_w: float | None = None
 
 
@@ -73,6 +89,8 @@ class Commitment:
     """By flow of the program."""
     unserved_per_s: tuple[float, ...]
     """By demand of the program."""
+    standing: float
+    """Requests under way without a seat."""
     usd_per_h: float
     """Without penalties."""
     power_w: float
@@ -97,13 +115,15 @@ def commit(program: Program) -> Commitment:
 
 def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commitment:
     pools, flows, demands = len(program.pools), len(program.flows), len(program.demands_per_s)
-    # Columns: replicas, starts, flows, unserved.
+    # Columns: replicas, starts, flows, unserved, without a seat.
     starts, first_flow, first_unserved = pools, 2 * pools, 2 * pools + flows
-    width = first_unserved + demands
+    first_standing = first_unserved + demands
+    width = first_standing + len(program.holdings)
     cost = np.zeros(width)
     upper = np.full(width, np.inf)
     lower = np.zeros(width)
-    rows = demands + 2 * pools + (cap_w is not None)
+    first_holding = demands + 2 * pools
+    rows = first_holding + len(program.holdings) + (cap_w is not None)
     matrix = np.zeros((rows, width))
     row_low, row_high = np.full(rows, -np.inf), np.zeros(rows)
     for place, pool in enumerate(program.pools):
@@ -124,6 +144,12 @@ def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commi
         cost[first_unserved + place] = program.penalties_usd_per_h[place]
         matrix[place, first_unserved + place] = 1.0
         row_low[place] = row_high[place] = rate
+    for place, holding in enumerate(program.holdings):
+        cost[first_standing + place] = holding.penalty_usd_per_h
+        matrix[first_holding + place, first_standing + place] = 1.0
+        for pool_place, seats in holding.seats:
+            matrix[first_holding + place, pool_place] = seats
+        row_low[first_holding + place], row_high[first_holding + place] = holding.requests, np.inf
     if cap_w is not None:
         matrix[-1, :pools] = [pool.watts for pool in program.pools]
         matrix[-1, first_flow:first_unserved] = [flow.watts for flow in program.flows]
@@ -131,7 +157,7 @@ def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commi
     integrality = np.zeros(width)
     integrality[:pools] = 1
     found = milp(
-        cost,
+        cost * _SCALE,
         constraints=LinearConstraint(matrix, row_low, row_high),
         bounds=Bounds(lower, upper),
         integrality=integrality,
@@ -154,14 +180,17 @@ def _commitment(
     flows = tuple(max(0.0, float(rate)) for rate in solution[first_flow:first_unserved])
     unserved = tuple(
         float(rate) if rate > _REMAINDER * max(1.0, wanted) else 0.0
-        for rate, wanted in zip(solution[first_unserved:], program.demands_per_s, strict=True)
+        for rate, wanted in zip(solution[first_unserved:], program.demands_per_s, strict=False)
     )
-    return _valued(program, replicas, flows, unserved, capped=capped)
+    standing = float(solution[first_unserved + len(program.demands_per_s) :].sum())
+    return _valued(program, replicas, flows, unserved, standing=standing, capped=capped)
 
 
 def _nothing(program: Program) -> Commitment:
     replicas = tuple(pool.replicas_min for pool in program.pools)
-    return _valued(program, replicas, (0.0,) * len(program.flows), program.demands_per_s, capped=True)
+    flows = (0.0,) * len(program.flows)
+    standing = sum(holding.requests for holding in program.holdings)
+    return _valued(program, replicas, flows, program.demands_per_s, standing=standing, capped=True)
 
 
 def _valued(
@@ -170,6 +199,7 @@ def _valued(
     flows: tuple[float, ...],
     unserved: tuple[float, ...],
     *,
+    standing: float,
     capped: bool,
 ) -> Commitment:
     pooled = tuple(zip(program.pools, replicas, strict=True))
@@ -178,6 +208,7 @@ def _valued(
         replicas=replicas,
         flows_per_s=flows,
         unserved_per_s=unserved,
+        standing=standing,
         usd_per_h=sum(pool.usd_per_h * count for pool, count in pooled)
         + sum(flow.usd_per_h * rate for flow, rate in flowing),
         power_w=sum(pool.watts * count for pool, count in pooled)

@@ -3,7 +3,7 @@
 Everything is in seconds since stored instants, so that a slower loop does not damp more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.config.provisioning import DampingConfig
@@ -39,16 +39,13 @@ def damped(
     Args:
         pool: the pool as it is.
         wish: replicas that would be best now.
-        memory: earlier wishes and changes.
-        config: windows, cool-downs, steps.
+        memory: earlier changes.
+        config: cool-downs, steps.
         limits: bounds of this moment.
         now_s: the instant, Unix time.
         stale: whether what is known of the pool or its demand is too old to take anything away.
         replaced: whether another pool takes over and its replicas are not all ready yet.
     """
-    hold_s = hold_after_peak_s(pool, config)
-    wishes = _remembered(memory.wishes, now_s, wish, hold_s)
-    memory = replace(memory, wishes=wishes)
     # Without a plan so far, what runs is what was wanted.
     current = pool.replicas_wanted
     if wish > current:
@@ -66,24 +63,60 @@ def damped(
     return DampedTarget(replicas=target, memory=memory, reasons=reasons)
 
 
-def hold_after_peak_s(pool: PoolObservation, config: DampingConfig) -> float:
-    """How long a replica is kept after it was last needed.
+def stabilised(
+    peaks: tuple[tuple[float, float], ...], demand: float, *, now_s: float, hold_s: float
+) -> tuple[float, tuple[tuple[float, float], ...]]:
+    """The highest demand of the past window, so that a dip does not cost a start.
+
+    Demand is held, not each pool's replicas: pools stand in for each other, and if each kept its own highest
+    number, a mix that wavers would keep all of them.
+
+    Args:
+        peaks: what was remembered.
+        demand: of now.
+        now_s: the instant.
+        hold_s: length of the window.
+
+    Returns:
+        The demand to plan for, and what to remember.
+    """
+    kept = tuple(peak for peak in peaks if peak[0] > now_s - hold_s and peak[1] > demand)
+    return max((peak for _, peak in kept), default=demand), (*kept, (now_s, demand))
+
+
+def steady(planned: float | None, demand: float, dead_band: float) -> float:
+    """The demand to plan for: what was planned for before, as long as demand is little below it.
+
+    Args:
+        planned: before; None at first.
+        demand: to be ready for now.
+        dead_band: how far demand may be below, 0..1.
+    """
+    if planned is None or demand > planned or demand < planned * (1.0 - dead_band):
+        return demand
+    return planned
+
+
+def hold_after_peak_s(pools: Iterable[PoolObservation], config: DampingConfig) -> float:
+    """How long replicas are kept after they were last needed.
 
     At least the stabilisation window; longer where a start costs more energy than idling that long does: kept
     for as long as idling costs one start, the loss against knowing the future is bounded by a factor of two
     (the ski-rental rule).
+
+    Args:
+        pools: the pools of one model.
+        config: the window.
     """
-    idle_w = pool.performance.power.idle_w
-    break_even_s = pool.performance.start_j / idle_w if idle_w > 0 else 0.0
+    break_even_s = max(
+        (
+            pool.performance.start_j / pool.performance.power.idle_w
+            for pool in pools
+            if pool.performance.power.idle_w > 0
+        ),
+        default=0.0,
+    )
     return max(config.scale_down_window_s, min(_BREAK_EVEN_S_MAX, break_even_s))
-
-
-def _remembered(
-    wishes: tuple[tuple[float, int], ...], now_s: float, wish: int, hold_s: float
-) -> tuple[tuple[float, int], ...]:
-    """Wishes of the window, without those that a later and larger one makes irrelevant."""
-    kept = [(at_s, count) for at_s, count in wishes if at_s > now_s - hold_s and count > wish]
-    return (*kept, (now_s, wish))
 
 
 def _up(
@@ -108,12 +141,6 @@ def _down(
 ) -> tuple[int, tuple[Reason, ...]]:
     if wish == current or stale:
         return current, (Reason.UNCHANGED if wish == current else Reason.STALE_OBSERVATION,)
-    in_window = [
-        at_s > now_s - config.scale_down_window_s for at_s, count in memory.wishes if count >= current
-    ]
-    highest = max(count for _, count in memory.wishes)
-    if highest >= current:
-        return current, (Reason.HELD_BY_STABILISATION if any(in_window) else Reason.HELD_BY_BREAK_EVEN,)
     if replaced:
         return current, (Reason.HELD_UNTIL_REPLACED,)
     cooling = _within(memory.changed_down_at_s, now_s, config.cool_down_down_s) or _within(
@@ -121,9 +148,9 @@ def _down(
     )
     if cooling:
         return current, (Reason.HELD_BY_COOL_DOWN,)
-    if current - highest > config.step_down_max:
+    if current - wish > config.step_down_max:
         return current - config.step_down_max, (Reason.DEMAND_FALLING, Reason.STEP_BOUNDED)
-    return highest, (Reason.DEMAND_FALLING,)
+    return wish, (Reason.DEMAND_FALLING,)
 
 
 def _within(at_s: float | None, now_s: float, span_s: float) -> bool:

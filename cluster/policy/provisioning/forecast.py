@@ -12,7 +12,7 @@ from dataclasses import replace
 from cluster.config.provisioning import ForecastConfig
 from cluster.entities.fleet import ClassDemand, ClassForecast, SeriesMemory
 
-_RECENT_SHARE = 0.1
+_RECENT_SHARE = 0.2
 """Half-life of "recent", as a part of the line's."""
 _JUMP_SIGMAS = 4.0
 _ERROR_HALF_LIFE = 40.0
@@ -123,8 +123,9 @@ def _decayed_tokens(
         demand.completed_prompt_tokens,
         demand.cached_prompt_tokens,
         demand.output_tokens,
+        demand.attended_tokens,
     )
-    return tuple(old * keep + value for old, value in zip(tokens or (0.0,) * 7, new, strict=True))
+    return tuple(old * keep + value for old, value in zip(tokens or (0.0,) * 8, new, strict=True))
 
 
 def _fit(moments: tuple[float, ...]) -> tuple[float, float, float, float]:
@@ -233,8 +234,10 @@ def _judged(memory: SeriesMemory, rate: float, now_s: float) -> SeriesMemory:
 
 
 def _forecast(memory: SeriesMemory, demand: ClassDemand, expected: float, high: float) -> ClassForecast:
-    arrivals, prompt, squares, completions, completed, cached, output = memory.tokens or (0.0,) * 7
+    tokens = memory.tokens or (0.0,) * 8
+    arrivals, prompt, squares, completions, completed, cached, output, attended = tokens
     mean = prompt / arrivals if arrivals > 0 else 0.0
+    answer = output / completions if completions > 0 else _OUTPUT_TOKENS_START
     return ClassForecast(
         model=demand.model,
         workload_class=demand.workload_class,
@@ -242,6 +245,7 @@ def _forecast(memory: SeriesMemory, demand: ClassDemand, expected: float, high: 
         arrivals_mean_per_s=expected,
         prompt_tokens=mean,
         prompt_tokens_squared=max(mean * mean, squares / arrivals if arrivals > 0 else 0.0),
-        output_tokens=output / completions if completions > 0 else _OUTPUT_TOKENS_START,
+        output_tokens=answer,
+        context_tokens=attended / output if output > 0 else mean + answer / 2.0,
         cached_fraction=min(1.0, cached / completed) if completed > 0 else 0.0,
     )

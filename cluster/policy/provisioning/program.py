@@ -11,15 +11,17 @@ from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import Role
 from cluster.performance.capacity import Mix, Objective, Work, operating_point, rate_max, request_s
 from cluster.performance.transfer import kv_transfer_s
-from cluster.policy.provisioning.commitment import Flow, PoolColumn, Program
+from cluster.policy.provisioning.commitment import Flow, Holding, PoolColumn, Program
 from cluster.policy.workload_class import class_upper_tokens
 
 _GRID = 1.03
 """Rates and lengths are rounded up to powers of this, so that noise does not make every problem a new one."""
 _PENALTY = 50.0
 """An unserved request costs this many times what the dearest way to serve it does."""
-_START_AMORTISED_S = 1800.0
-"""Over this time a start has to pay for itself."""
+_SEATS_NOTED = 0.5
+"""Requests under way count once they take this share of the seats: before, the forecast knows better."""
+_STAY_S = 600.0
+"""Over this time a start and the drain that follows have to pay for themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,10 @@ class _Carried:
     """Per request/s."""
     work_s: float
     """`request_s` of the mix."""
+    seats: float
+    """Requests under way at the limit of the objectives, without the margin."""
+    answer_s: float
+    """Time that a mean answer takes."""
 
 
 def program_of(
@@ -95,6 +101,7 @@ def mix_of(forecast: ClassForecast) -> Mix:
         uncached_tokens=on_grid(forecast.prompt_tokens * computed),
         uncached_tokens_squared=on_grid(forecast.prompt_tokens_squared * computed * computed),
         output_tokens=on_grid(max(1.0, forecast.output_tokens)),
+        context_tokens=on_grid(forecast.context_tokens),
     )
 
 
@@ -108,11 +115,14 @@ def mixture(mixes: Sequence[tuple[float, Mix]]) -> Mix:
         raise ValueError("a mixture needs at least one mix")
     total = sum(rate for rate, _ in mixes)
     shares = [(rate / total if total > 0 else 1.0 / len(mixes), mix) for rate, mix in mixes]
+    output = sum(share * mix.output_tokens for share, mix in shares)
+    attended = sum(share * mix.output_tokens * mix.context_tokens for share, mix in shares)
     return Mix(
         prompt_tokens=on_grid(sum(share * mix.prompt_tokens for share, mix in shares)),
         uncached_tokens=on_grid(sum(share * mix.uncached_tokens for share, mix in shares)),
         uncached_tokens_squared=on_grid(sum(share * mix.uncached_tokens_squared for share, mix in shares)),
-        output_tokens=on_grid(sum(share * mix.output_tokens for share, mix in shares)),
+        output_tokens=on_grid(output),
+        context_tokens=on_grid(attended / output),
     )
 
 
@@ -142,6 +152,8 @@ class _Builder:
         self._demands: list[float] = []
         self._penalties: list[float] = []
         self._flows: list[Flow] = []
+        self._holdings: list[Holding] = []
+        self._answer_s: dict[int, float] = {}
         self._prompt_tokens_max: dict[str, int | None] = {}
 
     def add(self, model: str, forecasts: Sequence[ClassForecast], waiting: float) -> None:
@@ -177,9 +189,29 @@ class _Builder:
             for place in answering
             if allowed[place]
         }
+        self._hold(whole)
         split = self._split(answering, prompting, demands, objective)
         for found, demand in enumerate(demands):
             self._add_flows(found, demand, allowed, whole, split)
+
+    def _hold(self, whole: Mapping[int, _Carried]) -> None:
+        """What is under way has to have a seat, so that a fleet isn't shrunk under its own load."""
+        requests = sum(
+            replica.requests_running + replica.requests_waiting
+            for place in whole
+            for replica in self._pools[place].replicas
+        )
+        present = sum(self._pools[place].replicas_wanted * carried.seats for place, carried in whole.items())
+        if requests <= present * _SEATS_NOTED:
+            return
+        dearest = max(self._replica_usd(place) / carried.seats for place, carried in whole.items())
+        self._holdings.append(
+            Holding(
+                requests=float(requests),
+                seats=tuple((place, carried.seats) for place, carried in whole.items()),
+                penalty_usd_per_h=_PENALTY * dearest,
+            )
+        )
 
     def _allowed(
         self,
@@ -231,6 +263,8 @@ class _Builder:
             utilisation_max=self._config.provisioning.utilisation_max,
         )
         self._fixed_w[pool.pool] = carried.fixed_w
+        if work is not Work.PROMPTS:
+            self._answer_s[place] = carried.answer_s
         return carried
 
     def _split(
@@ -327,7 +361,9 @@ class _Builder:
         for place, pool in enumerate(self._pools):
             limits = self._limits[pool.pool]
             usd_per_h = self._replica_usd(place)
-            start_usd = pool.performance.start_j / _START_AMORTISED_S * self._usd_per_wh
+            # A replica that comes has to go again, and while its last answers end it serves nobody else.
+            drain_j = self._answer_s.get(place, 0.0) * self._fixed_w[pool.pool]
+            start_usd = (pool.performance.start_j + drain_j) / _STAY_S * self._usd_per_wh
             columns.append(
                 PoolColumn(
                     pool=pool.pool,
@@ -344,6 +380,7 @@ class _Builder:
             demands_per_s=tuple(self._demands),
             penalties_usd_per_h=tuple(self._penalties),
             flows=tuple(self._flows),
+            holdings=tuple(self._holdings),
             power_cap_w=power_cap_w,
         )
         return PlannedProgram(
@@ -371,8 +408,10 @@ def carried_by(
         # Not even an idle replica is in time: then at least the work has to fit.
         lenient = Objective(ttft_s=math.inf, tpot_s=math.inf, attainment=objective.attainment)
         rate = rate_max(performance, mix, lenient, replicas=replicas, work=work)
+    seats = operating_point(performance, mix, rate, replicas=replicas, work=work).batch
     rate = max(1e-9, rate * utilisation_max)
-    full_w = operating_point(performance, mix, rate, replicas=replicas, work=work).power_w
+    full = operating_point(performance, mix, rate, replicas=replicas, work=work)
+    full_w = full.power_w
     half_w = operating_point(performance, mix, rate / 2.0, replicas=replicas, work=work).power_w
     slope_w = max(0.0, full_w - half_w) / (rate / 2.0)
     return _Carried(
@@ -380,4 +419,6 @@ def carried_by(
         fixed_w=max(performance.power.idle_w, full_w - slope_w * rate),
         slope_w=slope_w,
         work_s=request_s(performance, mix, work),
+        seats=max(1.0, min(seats, performance.sequences_max)),
+        answer_s=full.batch / rate,
     )

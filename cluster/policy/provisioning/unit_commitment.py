@@ -5,7 +5,7 @@ hardware that serves a load best is awake and the rest asleep; it looks ahead by
 start; it knows power, and keeps a cap on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cluster.config.root import TidemillConfig
@@ -25,15 +25,19 @@ from cluster.entities.fleet import (
 )
 from cluster.entities.pool import Role
 from cluster.entities.reasons import Reason
-from cluster.policy.provisioning.commitment import Commitment, commit
-from cluster.policy.provisioning.damping import DampedTarget, awaited_models, damped
+from cluster.policy.provisioning.commitment import Commitment, PoolColumn, Program, commit
+from cluster.policy.provisioning.damping import (
+    DampedTarget,
+    awaited_models,
+    damped,
+    hold_after_peak_s,
+    stabilised,
+    steady,
+)
 from cluster.policy.provisioning.drain import drain_order
 from cluster.policy.provisioning.forecast import forecast_class
 from cluster.policy.provisioning.program import PlannedProgram, PoolLimits, program_of
 from cluster.policy.workload_class import workload_classes
-
-_ROUNDS = 2
-"""How often the program is solved: waits depend on the numbers of replicas that it is to find."""
 
 
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
@@ -46,7 +50,8 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
         memories[pool.pool] = _placing(pool, state, config, now_s)
         limits[pool.pool] = _limits(pool, memories[pool.pool], config, now_s)
     cap_w = config.provisioning.power_cap_w(now_s)
-    planned = _planned(snapshot, forecasts, limits, config, cap_w)
+    held, peaks, planned_per_s = _held(snapshot, forecasts, state, config)
+    planned = _planned(snapshot, held, limits, config, cap_w)
     wishes, spared = _wishes(planned, limits, config)
     targets = _damped(snapshot, wishes, memories, limits, config)
     if cap_w is not None:
@@ -66,11 +71,13 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
         state=ProvisionerState(
             series=series,
             pools={name: target.memory for name, target in targets.items()},
+            peaks=peaks,
+            planned_per_s=planned_per_s,
             demand_seen_until_s=max(state.demand_seen_until_s, snapshot.demand.ended_at_s),
             plan=plan,
         ),
         forecast=tuple(forecasts),
-        reasons=_reasons(snapshot, planned, forecasts, cap_w),
+        reasons=_reasons(snapshot, planned, forecasts, held, cap_w),
     )
 
 
@@ -102,7 +109,23 @@ def _forecast(
                 config=config.provisioning.forecast,
             )
             forecasts.append(forecast)
-    return series, forecasts
+    return series, _together(forecasts)
+
+
+def _together(forecasts: Sequence[ClassForecast]) -> list[ClassForecast]:
+    """Narrow the bands of a model's classes: what errs independently does not err all at once."""
+    squares: dict[str, float] = {}
+    sums: dict[str, float] = {}
+    for found in forecasts:
+        width = found.arrivals_per_s - found.arrivals_mean_per_s
+        squares[found.model] = squares.get(found.model, 0.0) + width * width
+        sums[found.model] = sums.get(found.model, 0.0) + width
+    narrowed = []
+    for found in forecasts:
+        share = squares[found.model] ** 0.5 / sums[found.model] if sums[found.model] > 0 else 0.0
+        width = found.arrivals_per_s - found.arrivals_mean_per_s
+        narrowed.append(replace(found, arrivals_per_s=found.arrivals_mean_per_s + share * width))
+    return narrowed
 
 
 def _unseen(window: DemandWindow, seen_until_s: float) -> DemandWindow:
@@ -120,6 +143,30 @@ def _horizon_s(snapshot: FleetSnapshot, model: str, config: TidemillConfig) -> f
     )
     settings = config.provisioning
     return max(settings.forecast.horizon_s_min, max(starts_s, default=0.0) + settings.period_s)
+
+
+def _held(
+    snapshot: FleetSnapshot,
+    forecasts: Sequence[ClassForecast],
+    state: ProvisionerState,
+    config: TidemillConfig,
+) -> tuple[list[ClassForecast], dict[str, tuple[tuple[float, float], ...]], dict[str, float]]:
+    """Forecasts lifted to the highest demand of the scale-down window, and what to remember of it."""
+    damping = config.provisioning.damping
+    planned: dict[str, float] = {}
+    held: list[ClassForecast] = []
+    peaks: dict[str, tuple[tuple[float, float], ...]] = {}
+    for model in sorted({found.model for found in forecasts}):
+        classes = [found for found in forecasts if found.model == model]
+        demand = sum(found.arrivals_per_s for found in classes)
+        hold_s = hold_after_peak_s((pool for pool in snapshot.pools if pool.model == model), damping)
+        peak, peaks[model] = stabilised(
+            state.peaks.get(model, ()), demand, now_s=snapshot.observed_at_s, hold_s=hold_s
+        )
+        planned[model] = steady(state.planned_per_s.get(model), peak, damping.dead_band)
+        lift = planned[model] / demand if demand > 0 else 1.0
+        held += [replace(found, arrivals_per_s=found.arrivals_per_s * lift) for found in classes]
+    return held, peaks, planned
 
 
 # Bounds
@@ -190,26 +237,60 @@ def _solved(
     config: TidemillConfig,
     cap_w: float | None,
 ) -> tuple[PlannedProgram, Commitment]:
-    replicas: dict[str, int] = {pool.pool: max(1, pool.replicas_wanted) for pool in pools}
-    for _ in range(_ROUNDS):
-        planned = program_of(
-            config,
-            pools,
-            forecasts,
-            limits=limits,
-            backlog=backlog,
-            replicas=replicas,
-            power_cap_w=cap_w,
+    planned = program_of(
+        config,
+        pools,
+        forecasts,
+        limits=limits,
+        backlog=backlog,
+        replicas={pool.pool: max(1, pool.replicas_wanted) for pool in pools},
+        power_cap_w=cap_w,
+    )
+    return planned, _with_least_change(planned.program, config.provisioning.damping.tolerance)
+
+
+def _with_least_change(program: Program, tolerance: float) -> Commitment:
+    """The optimum, unless fewer changes are about as good.
+
+    Nothing is started for a shortage within the tolerance, and pools are exchanged for each other only for a
+    saving beyond it.
+    """
+    best = commit(program)
+    changes = [count - column.present for column, count in zip(program.pools, best.replicas, strict=True)]
+    if max(changes, default=0) <= 0:
+        return best
+    shrunk = _bounded(program, lambda pool: (pool.replicas_min, min(pool.replicas_max, pool.present)))
+    eased = replace(shrunk, demands_per_s=tuple(rate * (1.0 - tolerance) for rate in program.demands_per_s))
+    options = [eased]
+    if min(changes) < 0:
+        options.append(
+            _bounded(
+                program,
+                lambda pool: (
+                    max(pool.replicas_min, min(pool.present, pool.replicas_max)),
+                    pool.replicas_max,
+                ),
+            )
         )
-        found = commit(planned.program)
-        counts = {
-            column.pool: max(1, count)
-            for column, count in zip(planned.program.pools, found.replicas, strict=True)
-        }
-        if counts == replicas:
-            break
-        replicas = counts
-    return planned, found
+    for option in options:
+        found = commit(option)
+        if _as_good(found, best, tolerance):
+            return found
+    return best
+
+
+def _bounded(program: Program, bounds: Callable[[PoolColumn], tuple[int, int]]) -> Program:
+    pools = []
+    for pool in program.pools:
+        low, high = bounds(pool)
+        pools.append(replace(pool, replicas_min=low, replicas_max=high))
+    return replace(program, pools=tuple(pools))
+
+
+def _as_good(found: Commitment, best: Commitment, tolerance: float) -> bool:
+    served = sum(found.unserved_per_s) <= sum(best.unserved_per_s) + 1e-9
+    seated = found.standing <= best.standing + 1e-9
+    return served and seated and not found.capped and found.usd_per_h <= best.usd_per_h * (1.0 + tolerance)
 
 
 def _wishes(
@@ -357,9 +438,12 @@ def _reasons(
     snapshot: FleetSnapshot,
     planned: Sequence[tuple[PlannedProgram, Commitment]],
     forecasts: Sequence[ClassForecast],
+    held: Sequence[ClassForecast],
     cap_w: float | None,
 ) -> tuple[Reason, ...]:
     reasons = []
+    if sum(found.arrivals_per_s for found in held) > 1.05 * sum(found.arrivals_per_s for found in forecasts):
+        reasons.append(Reason.HELD_BY_STABILISATION)
     if not any(forecast.arrivals_per_s > 0 for forecast in forecasts):
         reasons.append(Reason.NO_DEMAND)
     if any(waiting.requests for waiting in snapshot.backlog):

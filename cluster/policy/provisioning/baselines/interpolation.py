@@ -56,7 +56,7 @@ def counted(snapshot: FleetSnapshot, state: ProvisionerState) -> dict[str, Serie
     series = {}
     for model in sorted({pool.model for pool in snapshot.pools}):
         memory = state.series.get(model, SeriesMemory())
-        sums = list(memory.tokens or (0.0,) * 7)
+        sums = list(memory.tokens or (0.0,) * 8)
         if span_s > 0:
             for demand in snapshot.demand.classes:
                 if demand.model == model:
@@ -75,12 +75,13 @@ def _sums(demand: ClassDemand) -> tuple[float, ...]:
         demand.completed_prompt_tokens,
         demand.cached_prompt_tokens,
         demand.output_tokens,
+        demand.attended_tokens,
     )
 
 
 def mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
     """Requests per second and what they were like; None if there were none."""
-    arrivals, prompt, squares, completions, completed, cached, output = memory.tokens
+    arrivals, prompt, squares, completions, completed, cached, output, attended = memory.tokens
     span_s = memory.moments[0]
     if arrivals <= 0 or span_s <= 0:
         return None
@@ -90,6 +91,7 @@ def mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
         uncached_tokens=on_grid(prompt / arrivals * computed),
         uncached_tokens_squared=on_grid(squares / arrivals * computed * computed),
         output_tokens=on_grid(output / completions if completions > 0 else 256.0),
+        context_tokens=on_grid(attended / output if output > 0 else prompt / arrivals + 128.0),
     )
     return arrivals / span_s, mix
 

@@ -39,7 +39,10 @@ def decide_each(
 
 
 def pool_target(
-    pool: PoolObservation, settings: PoolConfig, wanted: int, prompt_tokens_max: int | None = None
+    pool: PoolObservation,
+    settings: PoolConfig,
+    wanted: int,
+    prompt_limits: tuple[int, int | None] = (0, None),
 ) -> PoolTarget:
     """A target within the bounds of the configuration and the hardware."""
     highest = settings.replicas.max
@@ -58,7 +61,8 @@ def pool_target(
     return PoolTarget(
         pool=pool.pool,
         replicas=replicas,
-        prompt_tokens_max=prompt_tokens_max,
+        prompt_tokens_min=prompt_limits[0],
+        prompt_tokens_max=prompt_limits[1],
         drain_first=drain_order(pool) if shrinks else (),
         reasons=(reason,),
     )

@@ -32,6 +32,10 @@ UTILISATION_MAX = 0.85
 LONGEST_TOKENS = 65_536
 
 
+_Sized = tuple[int, tuple[int, int | None]]
+"""Replicas, and the shortest and longest prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Load:
     rate_per_s: float
@@ -56,13 +60,13 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
         )
         kept = replace(state, series=series, demand_seen_until_s=snapshot.demand.ended_at_s, plan=plan)
         return FleetDecision(plan=plan, state=kept)
-    wanted: dict[str, tuple[int, int | None]] = {}
+    wanted: dict[str, _Sized] = {}
     for model in sorted({pool.model for pool in snapshot.pools}):
         pools = [p for p in snapshot.pools if p.model == model and p.role is not Role.PREFILL]
         wanted |= _sized(pools, _loads(model, series, config), config)
     plan = FleetPlan(
         pools=tuple(
-            pool_target(pool, config.pools[pool.pool], *wanted.get(pool.pool, (0, None)))
+            pool_target(pool, config.pools[pool.pool], *wanted.get(pool.pool, (0, (0, None))))
             for pool in snapshot.pools
         )
     )
@@ -111,11 +115,9 @@ def _loads(model: str, series: dict[str, SeriesMemory], config: TidemillConfig) 
     return loads
 
 
-def _sized(
-    pools: list[PoolObservation], loads: list[_Load], config: TidemillConfig
-) -> dict[str, tuple[int, int | None]]:
+def _sized(pools: list[PoolObservation], loads: list[_Load], config: TidemillConfig) -> dict[str, _Sized]:
     """The cheapest of all choices of boundary and of the two pools."""
-    best: tuple[float, dict[str, tuple[int, int | None]]] | None = None
+    best: tuple[float, dict[str, _Sized]] | None = None
     for boundary in range(1, len(loads) + 1):
         for short in pools:
             for long in pools if boundary < len(loads) else (short,):
@@ -129,14 +131,16 @@ def _sized(
 
 def _option(
     short: PoolObservation, long: PoolObservation, loads: list[_Load], boundary: int, config: TidemillConfig
-) -> tuple[float, dict[str, tuple[int, int | None]]]:
+) -> tuple[float, dict[str, _Sized]]:
     ttft_s = config.models[short.model].slo.ttft_s
     low, high = loads[:boundary], loads[boundary:]
-    counts = {str(short.pool): (_replicas(short, low, ttft_s), low[-1].upper_tokens if high else None)}
+    upper = low[-1].upper_tokens if high else None
+    counts: dict[str, _Sized] = {str(short.pool): (_replicas(short, low, ttft_s), (0, upper))}
     if high:
         more = _replicas(long, high, ttft_s)
         together = long is short
-        counts[str(long.pool)] = (more + counts[str(short.pool)][0] if together else more, None)
+        limits = (0, None) if together or upper is None else (upper + 1, None)
+        counts[str(long.pool)] = (more + counts[str(short.pool)][0] if together else more, limits)
     cost = sum(
         count * pool.performance.price_usd_per_h + 1e-3 * count
         for pool in {id(p): p for p in (short, long)}.values()

@@ -6,20 +6,18 @@ from typing import TypeVar
 PoolT = TypeVar("PoolT", bound=str)
 
 
-def pools_for_length(prompt_tokens: int, limits: Mapping[PoolT, int | None]) -> frozenset[PoolT]:
-    """The pools with the smallest limit that the prompt does not exceed; all of them if it exceeds every one.
+def pools_for_length(prompt_tokens: int, limits: Mapping[PoolT, tuple[int, int | None]]) -> frozenset[PoolT]:
+    """The pools that are meant for a prompt; all of them if none is.
 
     A preference, not a rule: a caller who finds no usable replica in these pools tries the others.
 
     Args:
         prompt_tokens: length of the prompt.
-        limits: for every pool the longest prompt it is meant for; None means any.
+        limits: for every pool the shortest and the longest prompt it is meant for; None means any.
     """
-    fitting = {pool: limit for pool, limit in limits.items() if limit is None or prompt_tokens <= limit}
-    bounded = [limit for limit in fitting.values() if limit is not None]
-    if not fitting:
-        return frozenset(limits)
-    if not bounded:
-        return frozenset(fitting)
-    least = min(bounded)
-    return frozenset(pool for pool, limit in fitting.items() if limit == least)
+    fitting = frozenset(
+        pool
+        for pool, (low, high) in limits.items()
+        if prompt_tokens >= low and (high is None or prompt_tokens <= high)
+    )
+    return fitting or frozenset(limits)
