@@ -7,7 +7,15 @@ store (docs/adr/0003). Headers carry what the receiver needs before it reads a b
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.entities.fleet import (
+    ClassDemand,
+    ClassForecast,
+    FleetPlan,
+    ModelBacklog,
+    PoolObservation,
+)
 from cluster.entities.pool import ReplicaReport
+from cluster.entities.reasons import Reason
 
 SEMANTIC_CACHE = "semantic_cache"
 """Name of the cache among the services in the directory."""
@@ -59,6 +67,41 @@ class ServiceReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DemandReport:
+    """What one router has seen arrive and finish since it started.
+
+    Sums since the start, not since the last report: a message that is lost or comes twice changes nothing.
+    """
+
+    router_id: str
+    classes: tuple[ClassDemand, ...] = ()
+    backlog: tuple[ModelBacklog, ...] = ()
+    """What waits there now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPlan:
+    """The provisioner's last decision, for routers and for people."""
+
+    decided_at_s: float
+    """Unix time."""
+    policy: str
+    plan: FleetPlan
+    pools: tuple[PoolObservation, ...]
+    """What it saw."""
+    forecast: tuple[ClassForecast, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOverview:
+    """Everything the directory knows that the provisioner decides from."""
+
+    replicas: tuple[ReplicaReport, ...]
+    demand: tuple[DemandReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetState:
     """What the directory tells everybody who watches it."""
 
@@ -66,3 +109,4 @@ class FleetState:
     """Grows with every change that routing must know of (joined, left, draining)."""
     replicas: tuple[ReplicaReport, ...] = ()
     services: tuple[ServiceReport, ...] = ()
+    plan: PublishedPlan | None = None

@@ -16,7 +16,7 @@ import ray
 
 from cluster.entities.pool import ReplicaId, ReplicaReport
 from deployments.directory.state import DirectoryState
-from deployments.messages import FleetState, ServiceReport
+from deployments.messages import DemandReport, FleetOverview, FleetState, PublishedPlan, ServiceReport
 
 logger = logging.getLogger("tidemill.directory")
 
@@ -44,6 +44,18 @@ class FleetDirectory:
     async def report_service(self, report: ServiceReport) -> None:
         """Take a service's report."""
         await self._tell(self._state.report_service(report, now_s=time.monotonic()))
+
+    async def report_demand(self, report: DemandReport) -> None:
+        """Take a router's sums."""
+        self._state.report_demand(report, now_s=time.monotonic())
+
+    async def overview(self) -> FleetOverview:
+        """What the provisioner decides from."""
+        return self._state.overview()
+
+    async def publish(self, plan: PublishedPlan) -> None:
+        """Take the provisioner's last decision; watchers hear of it with the next change or after a while."""
+        self._state.publish(plan)
 
     async def leave(self, replica_id: str) -> None:
         """Forget a replica or service."""

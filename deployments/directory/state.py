@@ -8,7 +8,7 @@ router can send it anything more.
 from dataclasses import dataclass, field, replace
 
 from cluster.entities.pool import ReplicaId, ReplicaPhase, ReplicaReport
-from deployments.messages import FleetState, ServiceReport
+from deployments.messages import DemandReport, FleetOverview, FleetState, PublishedPlan, ServiceReport
 
 REPORT_EXPIRY_S = 10.0
 """A replica that has not reported for so long is taken for dead (they report every second; a busy CPU engine
@@ -38,6 +38,8 @@ class DirectoryState:
     _left: dict[ReplicaId, float] = field(default_factory=dict)
     _marked: dict[ReplicaId, int] = field(default_factory=dict)
     _watchers: dict[str, _Watcher] = field(default_factory=dict)
+    _demand: dict[str, tuple[DemandReport, float]] = field(default_factory=dict)
+    _plan: PublishedPlan | None = None
 
     def report(self, report: ReplicaReport, *, now_s: float) -> bool:
         """Take a replica's report; True if routing must hear of it at once."""
@@ -65,6 +67,22 @@ class DirectoryState:
         changed = known is None or known[0].url != report.url
         self.version += changed
         return changed
+
+    def report_demand(self, report: DemandReport, *, now_s: float) -> None:
+        """Take a router's sums."""
+        if report.router_id in self._demand or len(self._demand) < ENTRIES_MAX:
+            self._demand[report.router_id] = (report, now_s)
+
+    def publish(self, plan: PublishedPlan) -> None:
+        """Take the provisioner's last decision."""
+        self._plan = plan
+
+    def overview(self) -> FleetOverview:
+        """What the provisioner decides from."""
+        return FleetOverview(
+            replicas=tuple(report for report, _ in self._replicas.values()),
+            demand=tuple(report for report, _ in self._demand.values()),
+        )
 
     def drain(self, replica_id: ReplicaId) -> bool:
         """Take a replica out of routing while it finishes its streams."""
@@ -119,6 +137,9 @@ class DirectoryState:
             del self._services[service]
         for left in [name for name, at_s in self._left.items() if now_s - at_s > LEFT_MEMORY_S]:
             del self._left[left]
+        # Longer than the provisioner's pause, so that it sees a dead router's last sums.
+        for router in [name for name, (_, at_s) in self._demand.items() if now_s - at_s > LEFT_MEMORY_S]:
+            del self._demand[router]
         for watcher in [w for w, v in self._watchers.items() if now_s - v.seen_at_s > WATCHER_EXPIRY_S]:
             del self._watchers[watcher]
         changed = bool(silent or services)
@@ -131,4 +152,5 @@ class DirectoryState:
             version=self.version,
             replicas=tuple(report for report, _ in self._replicas.values()),
             services=tuple(report for report, _ in self._services.values()),
+            plan=self._plan,
         )

@@ -1,7 +1,9 @@
 """What a replica needs of an engine, whichever it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from cluster.entities.pool import EngineCounters
 
 ASGIApp = Any
 
@@ -16,6 +18,8 @@ class EngineLoad:
     """Fraction of KV cache blocks in use, 0..1."""
     prefill_tokens_per_s: float | None = None
     """Measured; None until something was prefilled."""
+    counters: EngineCounters = field(default_factory=EngineCounters)
+    """What it has done since it started."""
 
 
 class EngineFailedError(RuntimeError):

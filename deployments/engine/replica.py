@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import ray
 from ray import serve
 
 from cluster.config import TidemillConfig
@@ -39,6 +40,9 @@ class EngineReplica:
         self._pool = config.pools[pool_name]
         self._id = ReplicaId(f"{pool_name}-{serve.get_replica_context().replica_id.unique_id}")
         self._started_at_s = time.time()
+        context = ray.get_runtime_context()
+        self._node_id = context.get_node_id()
+        self._gpus = tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", ()))
         self._phase = ReplicaPhase.READY
         self._directory = DirectoryClient()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -93,6 +97,9 @@ class EngineReplica:
             kv_cache_usage=load.kv_cache_usage,
             prefill_tokens_per_s=load.prefill_tokens_per_s,
             max_concurrent_requests=self._pool.max_concurrent_requests,
+            node_id=self._node_id,
+            gpus=self._gpus,
+            counters=load.counters,
         )
 
     async def _watch_engine(self) -> None:

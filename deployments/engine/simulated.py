@@ -115,6 +115,7 @@ class SimulatedApp:
             prefill_tokens_per_s=self._config.prefill_tokens_per_s
             if self._batch.prompt_tokens_total
             else None,
+            counters=self._batch.counters,
         )
 
     async def aclose(self) -> None:

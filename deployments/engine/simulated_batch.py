@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from cluster.config.pools import SimulatedEngine
+from cluster.entities.pool import EngineCounters
 from cluster.performance.latency import decode_step_s, prefill_s
 
 
@@ -66,6 +67,20 @@ class Batch:
         self._tasks: list[asyncio.Task[None]] = []
         self.prompt_tokens_total = 0
         self.output_tokens_total = 0
+        self._prefill_s = 0.0
+        self._gaps = 0
+        self._gaps_s = 0.0
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What the engine has done so far."""
+        return EngineCounters(
+            prefill_tokens=self.prompt_tokens_total,
+            prefill_s=self._prefill_s,
+            output_tokens=self.output_tokens_total,
+            token_gaps=self._gaps,
+            token_gaps_s=self._gaps_s,
+        )
 
     @property
     def running(self) -> int:
@@ -137,12 +152,14 @@ class Batch:
             sequence = self._prefilling = self._waiting.popleft()
             # Counted from when the engine became free, not from when this task woke: timers are late by up to
             # a millisecond, and a queue of short prompts must not add that up.
-            free_at_s += prefill_s(sequence.prompt_tokens, self._config.prefill_tokens_per_s)
+            computing_s = prefill_s(sequence.prompt_tokens, self._config.prefill_tokens_per_s)
+            free_at_s += computing_s
             if free_at_s > loop.time():
                 await asyncio.sleep(free_at_s - loop.time())
             self._prefilling = None
             if not sequence.aborted:
                 self.prompt_tokens_total += sequence.prompt_tokens
+                self._prefill_s += computing_s
                 self._count(sequence)
                 if not sequence.finished:
                     self._decoding[sequence] = None
@@ -166,6 +183,8 @@ class Batch:
             )
             due_at_s = max(due_at_s + step_s, loop.time())
             await asyncio.sleep(due_at_s - loop.time() if step_s > 0 else 0)
+            self._gaps += len(stepping)
+            self._gaps_s += len(stepping) * step_s
             for sequence in stepping:
                 if sequence.aborted:
                     continue

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from cluster.config.models import ModelConfig
 from cluster.config.pools import PoolConfig, VllmEngine
-from cluster.entities.pool import Role
+from cluster.entities.pool import EngineCounters, Role
 from deployments.engine.cores import CoreClaim
 from deployments.engine.interface import EngineFailedError, EngineLoad
 from deployments.http_port import free_port, own_host
@@ -190,6 +190,13 @@ class VllmServer:
                 sums["vllm:request_prefill_kv_computed_tokens_sum"],
                 sums["vllm:request_prefill_kv_computed_tokens_count"],
                 sums["vllm:request_prefill_time_seconds_sum"],
+            ),
+            counters=EngineCounters(
+                prefill_tokens=int(sums["vllm:request_prefill_kv_computed_tokens_sum"]),
+                prefill_s=sums["vllm:request_prefill_time_seconds_sum"],
+                output_tokens=int(sums["vllm:generation_tokens_total"]),
+                token_gaps=int(sums["vllm:inter_token_latency_seconds_count"]),
+                token_gaps_s=sums["vllm:inter_token_latency_seconds_sum"],
             ),
         )
 

@@ -106,6 +106,7 @@ class Admin:
                 for report in picture.reports()
             ],
             "services": [asdict(service) for service in picture.services],
+            "provisioner": None if picture.plan is None else asdict(picture.plan),
             "router": {
                 "id": self._core.router_id,
                 "requests_in_flight": self._core.queue.in_flight,

@@ -13,12 +13,14 @@ from cluster.entities.decision import ReplicaDecision
 from cluster.entities.pool import ReplicaId, ReplicaView, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals
+from cluster.policy.routing.replicas.length_limits import pools_for_length
 from cluster.policy.routing.replicas.min_work import choose_replica
 from cluster.policy.routing.replicas.prefix_index import block_hashes
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens, learn
 from deployments.messages import SEMANTIC_CACHE, FleetState
 from deployments.router.cache_client import CacheClient
 from deployments.router.decision_log import DecisionLog
+from deployments.router.demand import RouterDemand
 from deployments.router.fleet_view import FleetPicture
 from deployments.router.metrics import RouterMetrics
 from deployments.router.queue import AdmissionQueue
@@ -52,6 +54,7 @@ class RouterCore:
         self.queue = AdmissionQueue(config.gateway)
         self.upstream = Upstream(config.gateway)
         self.metrics = RouterMetrics()
+        self.demand = RouterDemand(config, router_id)
         folder = Path(settings.state_dir) / "decisions" if settings.state_dir else None
         self.decisions = DecisionLog(
             config.decision_log, folder, name=router_id, on_drop=self.metrics.decision_dropped
@@ -143,12 +146,26 @@ class RouterCore:
             choice=choice,
         )
 
+    def _of_length(
+        self, signals: RequestSignals, candidates: tuple[ReplicaView, ...]
+    ) -> tuple[ReplicaView, ...]:
+        """Candidates in the pools that the fleet's plan means for prompts of this length."""
+        limits = self.picture.prompt_limits
+        if not limits:
+            return candidates
+        known = {view.pool: limits.get(view.pool, (0, None)) for view in candidates}
+        pools = pools_for_length(signals.prompt_tokens, known)
+        return tuple(view for view in candidates if view.pool in pools)
+
     def choose_answering(self, signals: RequestSignals, exclude: set[ReplicaId]) -> ReplicaDecision:
         """Choose the replica that makes the tokens.
 
         When no decode or combined replica is left, a prefill replica answers alone: it is a whole engine.
         """
-        decision = self.choose(signals, self.picture.views(signals, ANSWERING, exclude))
+        candidates = self.picture.views(signals, ANSWERING, exclude)
+        decision = self.choose(signals, self._of_length(signals, candidates))
+        if decision.choice.replica_id is None:
+            decision = self.choose(signals, candidates)
         choice = decision.choice
         if choice.replica_id is None and Reason.ALL_FULL not in choice.reasons:
             spare = self.choose(signals, self.picture.views(signals, PREFILLING, exclude))

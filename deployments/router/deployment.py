@@ -8,6 +8,7 @@ from ray import serve
 
 from cluster.config import TidemillConfig
 from deployments.directory.actor import DirectoryClient
+from deployments.messages import DemandReport
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.responder import Receive, Scope, Send
@@ -21,7 +22,7 @@ class _LiveRouter:
     def __init__(self, core: RouterCore) -> None:
         self._core = core
         self._app = RouterApp(core)
-        self._watch: asyncio.Task[Any] | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -29,16 +30,22 @@ class _LiveRouter:
         else:
             await self._app(scope, receive, send)
 
+    async def _demand(self) -> DemandReport:
+        return self._core.demand.report(self._core.queue.queued_by_key())
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         await self._core.start()
         client = DirectoryClient()
-        self._watch = asyncio.create_task(client.watch(self._core.router_id, self._core.apply))
+        self._tasks = [
+            asyncio.create_task(client.watch(self._core.router_id, self._core.apply)),
+            asyncio.create_task(client.keep_reporting("report_demand", self._demand)),
+        ]
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watch
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
                 await client.call("unwatch", self._core.router_id)

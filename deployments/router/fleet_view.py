@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from cluster.config.routing import ReplicaRoutingConfig
-from cluster.entities.pool import ReplicaId, ReplicaPhase, ReplicaReport, ReplicaView, Role
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, ReplicaView, Role
 from cluster.entities.workload import RequestSignals
 from cluster.policy.routing.replicas.health import ReplicaHealth, after_failure, after_success
 from cluster.policy.routing.replicas.prefix_index import PrefixIndex
-from deployments.messages import FleetState, ServiceReport
+from deployments.messages import FleetState, PublishedPlan, ServiceReport
 
 
 @dataclass(slots=True)
@@ -80,6 +80,10 @@ class FleetPicture:
         self._listeners: list[Callable[[], None]] = []
         self.prefixes = PrefixIndex(config.prefix_blocks_per_replica_max)
         self.version = 0
+        self.plan: PublishedPlan | None = None
+        """The provisioner's last decision."""
+        self.prompt_limits: dict[PoolName, tuple[int, int | None]] = {}
+        """Shortest and longest prompts by pool; empty where every pool takes any."""
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call the listener whenever a waiting request may find a replica."""
@@ -90,6 +94,10 @@ class FleetPicture:
         self._reports = {report.replica_id: report for report in fleet.replicas}
         self.services = fleet.services
         self.version = fleet.version
+        self.plan = fleet.plan
+        targets = fleet.plan.plan.pools if fleet.plan else ()
+        limits = {target.pool: (target.prompt_tokens_min, target.prompt_tokens_max) for target in targets}
+        self.prompt_limits = limits if any(limit != (0, None) for limit in limits.values()) else {}
         for gone in [replica for replica in self._loads if replica not in self._reports]:
             if not self._loads[gone].requests:
                 del self._loads[gone]

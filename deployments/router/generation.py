@@ -100,6 +100,7 @@ class Generation:
         record = self._record()
         self._core.decisions.add(record)
         self._core.metrics.request(record)
+        self._core.demand.finished(record)
 
     async def _answer_from_cache(self) -> bool:
         config = self._core.config.semantic_cache
@@ -138,6 +139,7 @@ class Generation:
         self._relayed.ended_at_s = self._core.now_s()
 
     async def _answer_from_engines(self) -> None:
+        self._core.demand.arrived(self.signals.model, self.signals.prompt_tokens)
         try:
             await self._attempt_until_answered()
         finally:

@@ -5,6 +5,7 @@ cache, holds no place. So models whose replicas are gone do not take places from
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -36,6 +37,10 @@ class AdmissionQueue:
     def queued(self) -> int:
         """Requests that wait now."""
         return len(self._waiting)
+
+    def queued_by_key(self) -> dict[str, int]:
+        """Requests that wait now, by what they want."""
+        return dict(Counter(waiter.key for waiter in self._waiting.values()))
 
     def check(self) -> None:
         """Refuse a request that could only be queued where there is no room.

@@ -1,0 +1,49 @@
+"""What arrives at one router and what becomes of it, in the sums that the provisioner forecasts from."""
+
+from cluster.config import TidemillConfig
+from cluster.entities.decision import DecisionRecord
+from cluster.entities.fleet import DemandWindow, ModelBacklog
+from cluster.entities.routing import Path
+from cluster.policy.observation import DemandTally, added
+from deployments.messages import DemandReport
+
+
+class RouterDemand:
+    """Sums since the router started."""
+
+    def __init__(self, config: TidemillConfig, router_id: str) -> None:
+        self._config = config
+        self._router_id = router_id
+        self._tally = DemandTally(config)
+        self._total = DemandWindow(started_at_s=0.0, ended_at_s=0.0)
+
+    def arrived(self, model: str, prompt_tokens: int) -> None:
+        """A request needs an engine."""
+        self._tally.arrived(model, prompt_tokens)
+
+    def finished(self, record: DecisionRecord) -> None:
+        """A request is over."""
+        signals = record.signals
+        if record.path is Path.CACHED:
+            self._tally.cache_hit(signals.model, signals.prompt_tokens)
+        elif record.status == 200 and record.path is not None and record.output_tokens > 0:
+            self._tally.completed(
+                signals.model,
+                record.prompt_tokens or signals.prompt_tokens,
+                record.cached_tokens or 0,
+                record.output_tokens,
+                slo_met=self._in_time(record),
+            )
+
+    def _in_time(self, record: DecisionRecord) -> bool:
+        slo = self._config.models[record.signals.model].slo
+        ttft_s, tpot_s = record.timeline.ttft_s, record.timeline.tpot_s
+        if not record.signals.stream:
+            return True  # nobody saw when its tokens came
+        return (ttft_s is None or ttft_s <= slo.ttft_s) and (tpot_s is None or tpot_s <= slo.tpot_s)
+
+    def report(self, waiting: dict[str, int]) -> DemandReport:
+        """The sums so far, and what waits now by model."""
+        self._total = added((self._total, self._tally.take(0.0, 0.0)), started_at_s=0.0, ended_at_s=0.0)
+        backlog = tuple(ModelBacklog(model=model, requests=count) for model, count in sorted(waiting.items()))
+        return DemandReport(router_id=self._router_id, classes=self._total.classes, backlog=backlog)
