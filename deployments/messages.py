@@ -4,9 +4,10 @@ The stages run in processes of their own and talk HTTP, so that tokens never pas
 store (docs/adr/0003). Headers carry what the receiver needs before it reads a body.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cluster.entities.energy import EnergyReading, Meter
 from cluster.entities.fleet import (
     ClassDemand,
     ClassForecast,
@@ -14,7 +15,7 @@ from cluster.entities.fleet import (
     ModelBacklog,
     PoolObservation,
 )
-from cluster.entities.pool import ReplicaReport
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaReport
 from cluster.entities.reasons import Reason
 
 SEMANTIC_CACHE = "semantic_cache"
@@ -80,6 +81,35 @@ class DemandReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEnergy:
+    """What the meters of one node say."""
+
+    node_id: str
+    """Ray's."""
+    readings: tuple[EnergyReading, ...] = ()
+    errors: tuple[tuple[str, str, str], ...] = ()
+    """(meter, device, why) of what cannot be read now."""
+    gpu_uuids: dict[str, str] = field(default_factory=dict)
+    """By index, as Ray names GPUs."""
+    observed_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaEnergy:
+    """What one replica has used since it was first seen."""
+
+    replica_id: ReplicaId
+    pool: PoolName
+    model: str
+    meter: Meter
+    energy_j: float
+    """Cumulative."""
+    idle_w: float
+    """What it draws with nothing to do: energy above that is caused by requests."""
+    observed_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedPlan:
     """The provisioner's last decision, for routers and for people."""
 
@@ -91,6 +121,9 @@ class PublishedPlan:
     """What it saw."""
     forecast: tuple[ClassForecast, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    energy: tuple[ReplicaEnergy, ...] = ()
+    meter_errors: tuple[tuple[str, str, str], ...] = ()
+    """(meter, node and device, why)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +132,7 @@ class FleetOverview:
 
     replicas: tuple[ReplicaReport, ...]
     demand: tuple[DemandReport, ...]
+    energy: tuple[NodeEnergy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,14 @@ import ray
 
 from cluster.entities.pool import ReplicaId, ReplicaReport
 from deployments.directory.state import DirectoryState
-from deployments.messages import DemandReport, FleetOverview, FleetState, PublishedPlan, ServiceReport
+from deployments.messages import (
+    DemandReport,
+    FleetOverview,
+    FleetState,
+    NodeEnergy,
+    PublishedPlan,
+    ServiceReport,
+)
 
 logger = logging.getLogger("tidemill.directory")
 
@@ -48,6 +55,10 @@ class FleetDirectory:
     async def report_demand(self, report: DemandReport) -> None:
         """Take a router's sums."""
         self._state.report_demand(report, now_s=time.monotonic())
+
+    async def report_energy(self, report: NodeEnergy) -> None:
+        """Take a node's meter readings."""
+        self._state.report_energy(report, now_s=time.monotonic())
 
     async def overview(self) -> FleetOverview:
         """What the provisioner decides from."""

@@ -8,7 +8,14 @@ router can send it anything more.
 from dataclasses import dataclass, field, replace
 
 from cluster.entities.pool import ReplicaId, ReplicaPhase, ReplicaReport
-from deployments.messages import DemandReport, FleetOverview, FleetState, PublishedPlan, ServiceReport
+from deployments.messages import (
+    DemandReport,
+    FleetOverview,
+    FleetState,
+    NodeEnergy,
+    PublishedPlan,
+    ServiceReport,
+)
 
 REPORT_EXPIRY_S = 10.0
 """A replica that has not reported for so long is taken for dead (they report every second; a busy CPU engine
@@ -39,6 +46,7 @@ class DirectoryState:
     _marked: dict[ReplicaId, int] = field(default_factory=dict)
     _watchers: dict[str, _Watcher] = field(default_factory=dict)
     _demand: dict[str, tuple[DemandReport, float]] = field(default_factory=dict)
+    _energy: dict[str, tuple[NodeEnergy, float]] = field(default_factory=dict)
     _plan: PublishedPlan | None = None
 
     def report(self, report: ReplicaReport, *, now_s: float) -> bool:
@@ -73,6 +81,11 @@ class DirectoryState:
         if report.router_id in self._demand or len(self._demand) < ENTRIES_MAX:
             self._demand[report.router_id] = (report, now_s)
 
+    def report_energy(self, report: NodeEnergy, *, now_s: float) -> None:
+        """Take a node's meter readings."""
+        if report.node_id in self._energy or len(self._energy) < ENTRIES_MAX:
+            self._energy[report.node_id] = (report, now_s)
+
     def publish(self, plan: PublishedPlan) -> None:
         """Take the provisioner's last decision."""
         self._plan = plan
@@ -82,6 +95,7 @@ class DirectoryState:
         return FleetOverview(
             replicas=tuple(report for report, _ in self._replicas.values()),
             demand=tuple(report for report, _ in self._demand.values()),
+            energy=tuple(report for report, _ in self._energy.values()),
         )
 
     def drain(self, replica_id: ReplicaId) -> bool:
@@ -140,6 +154,8 @@ class DirectoryState:
         # Longer than the provisioner's pause, so that it sees a dead router's last sums.
         for router in [name for name, (_, at_s) in self._demand.items() if now_s - at_s > LEFT_MEMORY_S]:
             del self._demand[router]
+        for node in [name for name, (_, at_s) in self._energy.items() if now_s - at_s > REPORT_EXPIRY_S]:
+            del self._energy[node]
         for watcher in [w for w, v in self._watchers.items() if now_s - v.seen_at_s > WATCHER_EXPIRY_S]:
             del self._watchers[watcher]
         changed = bool(silent or services)

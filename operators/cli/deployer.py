@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.config import TidemillConfig
 from deployments.app import deploy
+from operators.provisioner.actor import start_provisioner
 
 
 def main() -> int:
@@ -25,14 +26,17 @@ def main() -> int:
         print(json.dumps(event), file=events, flush=True)
 
     try:
+        config = TidemillConfig.model_validate(order["config"])
         deploy(
-            TidemillConfig.model_validate(order["config"]),
+            config,
             cluster_address=order["cluster_address"],
             state_dir=Path(order["state_dir"]),
             weights=order["weights"],
             admin_key=order["admin_key"],
             progress=lambda text: tell(progress=text),
         )
+        tell(progress="starting the fleet provisioner")
+        start_provisioner(config, Path(order["state_dir"]))
     except Exception as error:  # noqa: BLE001 - every failure becomes one line for the person who waits
         traceback.print_exc()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,0 +1,98 @@
+"""The provisioner as a named Ray actor: restarted by Ray, with its state on disk."""
+
+import asyncio
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.config import TidemillConfig
+from cluster.policy.provisioning.policies import policy_named
+from deployments.directory.actor import NAMESPACE, DirectoryClient
+from deployments.messages import FleetOverview, PublishedPlan
+from operators.provisioner.journal import Journal
+from operators.provisioner.loop import ProvisionerLoop
+from operators.provisioner.observer import Observer
+from operators.provisioner.serve_api import ServeApi
+from operators.telemetry.agent import ensure_agents
+
+logger = logging.getLogger("tidemill.provisioner")
+
+ACTOR_NAME = "tidemill-provisioner"
+FOLDER = "provisioning"
+"""Of its log and state, in the state folder."""
+_AGENTS_PERIOD_S = 10.0
+
+
+class _RemoteDirectory:
+    """The directory actor as the loop sees it."""
+
+    def __init__(self) -> None:
+        self._client = DirectoryClient()
+
+    async def overview(self) -> FleetOverview:
+        found: FleetOverview = await self._client.call("overview")
+        return found
+
+    async def publish(self, plan: PublishedPlan) -> None:
+        await self._client.call("publish", plan)
+
+
+class Provisioner:
+    """The actor's body."""
+
+    def __init__(self, config: TidemillConfig, state_dir: str) -> None:
+        policy = config.provisioning.policy
+        self._config = config
+        self._loop = ProvisionerLoop(
+            config,
+            policy_named(policy),
+            directory=_RemoteDirectory(),
+            scaler=ServeApi(),
+            records=Journal(Path(state_dir) / FOLDER, config, policy),
+            observer=Observer(config),
+        )
+        self._tasks = [
+            asyncio.ensure_future(self._loop.run(time.time)),
+            asyncio.ensure_future(self._keep_agents()),
+        ]
+
+    async def _keep_agents(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(ensure_agents, self._config.telemetry)
+            except Exception:
+                logger.exception("telemetry agents could not be started")
+            await asyncio.sleep(_AGENTS_PERIOD_S)
+
+    async def pause(self) -> None:
+        """Only watch from now on; pools stay as they are."""
+        self._loop.paused = True
+
+    async def resume(self) -> None:
+        """Act again."""
+        self._loop.paused = not self._config.provisioning.enabled
+
+    async def last(self) -> dict[str, Any] | None:
+        """The last decision."""
+        return None if self._loop.last is None else asdict(self._loop.last)
+
+
+def start_provisioner(config: TidemillConfig, state_dir: Path) -> None:
+    """Create the actor, or put the running one's successor with this configuration in its place."""
+    try:
+        running = ray.get_actor(ACTOR_NAME, NAMESPACE)
+        ray.kill(running, no_restart=True)
+    except ValueError:
+        pass
+    ray.remote(Provisioner).options(
+        name=ACTOR_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=100,
+    ).remote(config, str(state_dir))

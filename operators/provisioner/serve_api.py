@@ -1,0 +1,93 @@
+"""Serve's REST interface, as far as the provisioner needs it: what runs, and the external scaler."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+from ray._private.worker import get_dashboard_url
+
+from deployments.app import pool_application_name
+
+_TIMEOUT_S = 10.0
+_EXISTING = frozenset({"STARTING", "UPDATING", "RECOVERING", "RUNNING"})
+_UNSCHEDULED = "to be scheduled"
+"""Part of Serve's message when replicas find no node for longer than it expects."""
+
+
+class ServeApiError(RuntimeError):
+    """Serve's REST interface is away or refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServePool:
+    """One pool as Serve sees it."""
+
+    deployment: str
+    replicas_wanted: int
+    existing: tuple[str, ...]
+    """Ids of replicas that are starting or running."""
+    unscheduled: bool
+    """Whether replicas find no node."""
+
+
+class ServeApi:
+    """Talks to the dashboard of the cluster that this process belongs to."""
+
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
+
+    async def pools(self, names: list[str]) -> dict[str, ServePool]:
+        """Pools by name; those that are not deployed are left out.
+
+        Raises:
+            ServeApiError: no answer, or not this one.
+        """
+        details = await self._call("GET", "/api/serve/applications/")
+        applications = details.get("applications", {})
+        found = {}
+        for name in names:
+            application = applications.get(pool_application_name(name))
+            deployments = (application or {}).get("deployments") or {}
+            for deployment, state in deployments.items():
+                found[name] = _pool(deployment, state)
+        return found
+
+    async def scale(self, pool: str, deployment: str, replicas: int) -> None:
+        """Tell Serve how many replicas a pool is to have.
+
+        Raises:
+            ServeApiError: it was not told.
+        """
+        path = f"/api/v1/applications/{pool_application_name(pool)}/deployments/{deployment}/scale"
+        await self._call("POST", path, {"target_num_replicas": replicas})
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        address = get_dashboard_url()
+        if not address:
+            raise ServeApiError("this cluster has no dashboard")
+        try:
+            answer = await self._client.request(
+                method, f"http://{address}{path}", json=body, headers=get_auth_headers_if_auth_enabled({})
+            )
+        except httpx.HTTPError as error:
+            raise ServeApiError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        if answer.status_code != 200:
+            raise ServeApiError(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+        parsed: dict[str, Any] = answer.json()
+        return parsed
+
+
+def _pool(deployment: str, state: dict[str, Any]) -> ServePool:
+    existing = tuple(
+        str(replica.get("replica_id"))
+        for replica in state.get("replicas", ())
+        if replica.get("state") in _EXISTING
+    )
+    wanted = state.get("target_num_replicas")
+    return ServePool(
+        deployment=deployment,
+        replicas_wanted=len(existing) if wanted is None else int(wanted),
+        existing=existing,
+        unscheduled=_UNSCHEDULED in str(state.get("message", "")),
+    )

@@ -1,0 +1,101 @@
+"""One actor per node that reads the node's meters and tells the directory."""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.config.telemetry import TelemetryConfig
+from cluster.entities.energy import EnergyReading
+from deployments.directory.actor import NAMESPACE, DirectoryClient
+from deployments.messages import NodeEnergy
+from operators.telemetry.nvml import NvmlMeter
+from operators.telemetry.rapl import RaplMeter
+
+_PREFIX = "tidemill-telemetry-"
+
+
+class NodeMeters:
+    """The meters of one node, best first for each device."""
+
+    def __init__(self, config: TelemetryConfig) -> None:
+        """Open what is configured."""
+        self._nvml = NvmlMeter(time.monotonic) if config.nvml else None
+        self._rapl = RaplMeter(Path(config.rapl_root), time.monotonic) if config.rapl else None
+
+    def sample(self) -> None:
+        """Read everything once; readings of power are integrated, so often is better."""
+        for meter in (self._nvml, self._rapl):
+            if meter is not None:
+                meter.sample()
+
+    def report(self, node_id: str) -> NodeEnergy:
+        """What the node's devices have used so far, and what cannot be read."""
+        readings: list[EnergyReading] = []
+        errors: list[tuple[str, str, str]] = []
+        names: dict[str, str] = {}
+        for name, meter in (("nvml", self._nvml), ("rapl", self._rapl)):
+            if meter is None:
+                continue
+            readings += meter.readings()
+            errors += [(name, device, why) for device, why in sorted(meter.errors.items())]
+        if self._nvml is not None:
+            names = self._nvml.names()
+        return NodeEnergy(
+            node_id=node_id,
+            readings=tuple(readings),
+            errors=tuple(errors),
+            gpu_uuids=names,
+            observed_at_s=time.time(),
+        )
+
+
+class TelemetryAgent:
+    """The actor's body."""
+
+    def __init__(self, config: TelemetryConfig) -> None:
+        self._config = config
+        self._meters = NodeMeters(config)
+        self._node_id = ray.get_runtime_context().get_node_id()
+        directory = DirectoryClient()
+        self._tasks = [
+            asyncio.ensure_future(self._sample()),
+            asyncio.ensure_future(
+                directory.keep_reporting("report_energy", self._report, period_s=config.window_s)
+            ),
+        ]
+
+    async def _sample(self) -> None:
+        while True:
+            # NVML and /sys answer in microseconds, but a driver in trouble can hang.
+            await asyncio.to_thread(self._meters.sample)
+            await asyncio.sleep(self._config.sample_period_s)
+
+    async def _report(self) -> NodeEnergy:
+        return self._meters.report(self._node_id)
+
+    async def alive(self) -> bool:
+        """Whether its tasks run."""
+        return not any(task.done() for task in self._tasks)
+
+
+def ensure_agents(config: TelemetryConfig) -> None:
+    """Start an agent on every node that has none; agents of nodes that are gone are gone with them."""
+    if not config.enabled:
+        return
+    for node in ray.nodes():
+        if not node.get("Alive"):
+            continue
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.remote(TelemetryAgent).options(
+                name=_PREFIX + node["NodeID"],
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote(config)
