@@ -83,7 +83,7 @@ def refit(profile: ReplicaPerformance, state: EstimatorState) -> ReplicaPerforma
     """
     if not (state.samples or state.idle_samples or state.busy_samples):
         return profile
-    base, sequence, context, prefill = _ratios(state)
+    base, sequence, context, prefill = (float(ratio) for ratio in _ratios(state))
     power = profile.power
     idle_w = power.idle_w * state.idle_ratio
     return replace(

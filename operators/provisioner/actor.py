@@ -25,6 +25,7 @@ ACTOR_NAME = "tidemill-provisioner"
 FOLDER = "provisioning"
 """Of its log and state, in the state folder."""
 _AGENTS_PERIOD_S = 10.0
+_START_TIMEOUT_S = 120.0
 
 
 class _RemoteDirectory:
@@ -88,11 +89,17 @@ def start_provisioner(config: TidemillConfig, state_dir: Path) -> None:
         ray.kill(running, no_restart=True)
     except ValueError:
         pass
-    ray.remote(Provisioner).options(
-        name=ACTOR_NAME,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        num_cpus=0,
-        max_restarts=-1,
-        max_concurrency=100,
-    ).remote(config, str(state_dir))
+    started = (
+        ray.remote(Provisioner)
+        .options(
+            name=ACTOR_NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=100,
+        )
+        .remote(config, str(state_dir))
+    )
+    # An actor whose creation is pending dies with the driver that asked for it, detached or not.
+    ray.get(started.last.remote(), timeout=_START_TIMEOUT_S)

@@ -1,11 +1,13 @@
 """Serve's REST interface, as far as the provisioner needs it: what runs, and the external scaler."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import ray
 from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-from ray._private.worker import get_dashboard_url
+from ray.dashboard.utils import ray_address_to_api_server_url
 
 from deployments.app import pool_application_name
 
@@ -36,6 +38,7 @@ class ServeApi:
 
     def __init__(self) -> None:
         self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False)
+        self._dashboard: str | None = None
 
     async def pools(self, names: list[str]) -> dict[str, ServePool]:
         """Pools by name; those that are not deployed are left out.
@@ -62,18 +65,26 @@ class ServeApi:
         path = f"/api/v1/applications/{pool_application_name(pool)}/deployments/{deployment}/scale"
         await self._call("POST", path, {"target_num_replicas": replicas})
 
+    async def _address(self) -> str:
+        if self._dashboard is None:
+            gcs = ray.get_runtime_context().gcs_address
+            try:
+                self._dashboard = await asyncio.to_thread(ray_address_to_api_server_url, gcs)
+            except (ValueError, ConnectionError, RuntimeError) as error:
+                raise ServeApiError(f"the cluster's dashboard is not known: {error}") from error
+        return str(self._dashboard)
+
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        address = get_dashboard_url()
-        if not address:
-            raise ServeApiError("this cluster has no dashboard")
+        address = await self._address()
         try:
             answer = await self._client.request(
-                method, f"http://{address}{path}", json=body, headers=get_auth_headers_if_auth_enabled({})
+                method, f"{address}{path}", json=body, headers=get_auth_headers_if_auth_enabled({})
             )
         except httpx.HTTPError as error:
-            raise ServeApiError(f"{method} {path}: {type(error).__name__}: {error}") from error
+            self._dashboard = None  # after a head failover it may be elsewhere
+            raise ServeApiError(f"{method} {address}{path}: {type(error).__name__}: {error}") from error
         if answer.status_code != 200:
-            raise ServeApiError(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
+            raise ServeApiError(f"{method} {address}{path}: {answer.status_code} {answer.text[:200]}")
         parsed: dict[str, Any] = answer.json()
         return parsed
 
