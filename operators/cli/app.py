@@ -126,6 +126,142 @@ def chat(
     _guarded(lambda: run(model=model, system=system, url=url), json_output=False)
 
 
+TraceOption = Annotated[
+    list[str],
+    typer.Option(
+        "--trace",
+        "-t",
+        metavar="[MODEL=]FILE",
+        help="Trace (formats: load_tests/data.md); repeat for models, or for archives of one service.",
+    ),
+]
+FleetOption = Annotated[
+    Path, typer.Option("--config", "-c", help="Configuration with the pools to simulate.")
+]
+RateOption = Annotated[
+    float | None, typer.Option("--rate", help="Mean requests per second, in place of the trace's own.")
+]
+StartOption = Annotated[float, typer.Option("--start-s", help="Where in the trace to begin, in seconds.")]
+DurationOption = Annotated[
+    float | None, typer.Option("--duration-s", help="How much of the trace to take, in seconds.")
+]
+RequestsOption = Annotated[int | None, typer.Option("--requests-max", help="Take so many requests at most.")]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", help="Draw a picture: a .png, .svg, .pdf or .html file.")
+]
+
+
+@app.command()
+def simulate(
+    config: FleetOption,
+    trace: TraceOption,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", help="Provisioning policy, or `fixed`.", show_default="provisioning.policy"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="First seed.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 1,
+    rate: RateOption = None,
+    start_s: StartOption = 0.0,
+    duration_s: DurationOption = None,
+    requests_max: RequestsOption = None,
+    plot: PlotOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Run a fleet under a trace in virtual time: latencies, energy, cost and changes of size."""
+    from operators.cli.simulate import TrafficOptions  # noqa: PLC0415 - as above
+    from operators.cli.simulate import simulate as run  # noqa: PLC0415
+
+    options = TrafficOptions(
+        traces=trace, rate_per_s=rate, duration_s=duration_s, start_s=start_s, requests_max=requests_max
+    )
+    _guarded(
+        lambda: run(
+            config,
+            options,
+            policy=policy,
+            first_seed=seed,
+            seeds=seeds,
+            plot=plot,
+            json_output=json_output,
+        ),
+        json_output=json_output,
+    )
+
+
+@app.command()
+def plan(
+    config: FleetOption,
+    trace: TraceOption,
+    slo_ttft: Annotated[
+        float | None, typer.Option("--slo-ttft", min=1e-3, help="Seconds to the first token.")
+    ] = None,
+    slo_tpot: Annotated[
+        float | None, typer.Option("--slo-tpot", min=1e-4, help="Seconds per further token.")
+    ] = None,
+    attainment: Annotated[
+        float | None, typer.Option("--attainment", help="Share of requests that are to meet both, 0..1.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Traces each fleet is simulated on.")] = 3,
+    rate: RateOption = None,
+    start_s: StartOption = 0.0,
+    duration_s: DurationOption = None,
+    requests_max: RequestsOption = None,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Draw requests from the log, with Poisson arrivals, for each seed."),
+    ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", metavar="POOL=N,…", help="Also simulate this fleet; repeatable."),
+    ] = None,
+    plot: PlotOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Find the smallest fleets that serve a trace within its objectives, by cost and by energy."""
+    from operators.cli.plan import plan as run  # noqa: PLC0415 - as above
+    from operators.cli.simulate import TrafficOptions  # noqa: PLC0415
+
+    options = TrafficOptions(
+        traces=trace, rate_per_s=rate, duration_s=duration_s, start_s=start_s, requests_max=requests_max
+    )
+    given = {"ttft_s": slo_ttft, "tpot_s": slo_tpot, "attainment": attainment}
+    _guarded(
+        lambda: run(
+            config,
+            options,
+            objectives={name: value for name, value in given.items() if value is not None},
+            seeds=seeds,
+            resample=resample,
+            against=tuple(against or ()),
+            plot=plot,
+            json_output=json_output,
+        ),
+        json_output=json_output,
+    )
+
+
+@app.command()
+def replay(
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="decisions.jsonl of the provisioner, or a router's log.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Configuration, for a router's log.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="See where another provisioning policy would differ.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Take logged decisions again; exit status 1 if any comes out different."""
+    from operators.cli.replay import replay as run  # noqa: PLC0415 - as above
+
+    _guarded(
+        lambda: run(log, config_path=config, policy=policy, json_output=json_output), json_output=json_output
+    )
+
+
 def _guarded(run: Callable[[], int | None], *, json_output: bool) -> None:
     """Run a command; a failure it knows becomes one line and an exit status."""
     try:
