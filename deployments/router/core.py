@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.config import TidemillConfig
 from cluster.entities.decision import ReplicaDecision
+from cluster.entities.energy import EnergySource
 from cluster.entities.pool import ReplicaId, ReplicaView, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals
@@ -21,6 +22,7 @@ from deployments.messages import SEMANTIC_CACHE, FleetState
 from deployments.router.cache_client import CacheClient
 from deployments.router.decision_log import DecisionLog
 from deployments.router.demand import RouterDemand
+from deployments.router.energy import EnergyEntry, EnergyLedger, TenantNames
 from deployments.router.fleet_view import FleetPicture
 from deployments.router.metrics import RouterMetrics
 from deployments.router.queue import AdmissionQueue
@@ -55,6 +57,8 @@ class RouterCore:
         self.upstream = Upstream(config.gateway)
         self.metrics = RouterMetrics()
         self.demand = RouterDemand(config, router_id)
+        self._tenants = TenantNames(config.telemetry.tenants_max)
+        self.energy = EnergyLedger(config.telemetry, self.now_s, self._charged, self.metrics.unattributed)
         folder = Path(settings.state_dir) / "decisions" if settings.state_dir else None
         self.decisions = DecisionLog(
             config.decision_log, folder, name=router_id, on_drop=self.metrics.decision_dropped
@@ -83,6 +87,12 @@ class RouterCore:
         """Take a new picture of the fleet."""
         self.picture.apply(fleet)
         self.metrics.fleet(self.picture.reports())
+        if fleet.plan is not None:
+            self.metrics.plan(fleet.plan, self.wall_s())
+            self.energy.settle(fleet.plan.energy)
+
+    def _charged(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
+        self.metrics.charged(entry, self._tenants.of(entry.tenant), source, energy_j)
 
     def now_s(self) -> float:
         """The router's clock, the event loop's."""

@@ -5,13 +5,14 @@ released, leases given back and the record written, because each step cleans up 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiohttp
 
 from cluster.entities.decision import Attempt, DecisionRecord, PathDecision, ReplicaDecision
 from cluster.entities.kv import KVTicket
-from cluster.entities.pool import ReplicaId, Role
+from cluster.entities.pool import ReplicaId, ReplicaReport, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.timeline import Timeline
@@ -25,6 +26,7 @@ from deployments.router.cache_client import (
     with_new_id,
 )
 from deployments.router.core import PREFILLING, RouterCore
+from deployments.router.energy import EnergyEntry
 from deployments.router.errors import ApiError, overloaded
 from deployments.router.grant import Grant, Grants
 from deployments.router.relay import Relay, Relayed
@@ -70,6 +72,8 @@ class Generation:
         self._dispatched_at_s: float | None = None
         self._relayed: Relayed | None = None
         self._error: str | None = None
+        self._energy: EnergyEntry | None = None
+        self._debug = headers.get("x-tidemill-debug") == "1"
         responder.headers["x-tidemill-decision-id"] = self.decision_id
         responder.headers["x-tidemill-model"] = request.model
 
@@ -246,15 +250,30 @@ class Generation:
 
     async def _send_to(self, grant: Grant, ticket: KVTicket | None) -> None:
         report = grant.dispatch.replica
-        relay = Relay(self._core, self._request, self._responder, grant.dispatch)
-        body = answer_body(self._request, None if ticket is None else ticket.params)
-        response: aiohttp.ClientResponse = await self._core.upstream.open(
-            report.url + self._request.surface.value, body, self._engine_headers()
+        relay = Relay(
+            self._core,
+            self._request,
+            self._responder,
+            grant.dispatch,
+            annotate=self._add_energy if self._debug else None,
         )
+        uncached = max(0, self.signals.prompt_tokens - grant.view.cached_tokens)
+        self._energy = self._core.energy.begin(
+            self.decision_id, self._energy_entry(report, 0 if ticket else uncached, relay.tokens)
+        )
+        body = answer_body(self._request, None if ticket is None else ticket.params)
+        try:
+            response: aiohttp.ClientResponse = await self._core.upstream.open(
+                report.url + self._request.surface.value, body, self._engine_headers()
+            )
+        except BaseException:
+            self._core.energy.end(self._energy)
+            raise
         try:
             self._relayed = relay.relayed
-            await relay.run(response, keep_for_cache=self._miss is not None)
+            await relay.run(response, keep_for_cache=self._miss is not None and not self._debug)
         finally:
+            self._core.energy.end(self._energy)
             # Closing an unfinished response closes the connection, and vLLM aborts the request.
             response.close()
         if self._relayed.prompt_tokens:
@@ -271,6 +290,10 @@ class Generation:
         dispatch = self._core.picture.dispatch(chosen, self.signals, computed_elsewhere=False)
         started_at_s = self._core.now_s()
         failure: Reason | None = None
+        uncached = max(0, self.signals.prompt_tokens)
+        energy = self._core.energy.begin(
+            self.decision_id, self._energy_entry(dispatch.replica, uncached, lambda: 0)
+        )
         try:
             timeout_s = self._core.config.routing.disaggregation.prefill_timeout_s
             async with asyncio.timeout(timeout_s):
@@ -297,6 +320,7 @@ class Generation:
             self._core.metrics.replica_failed(dispatch.replica.pool)
             return None
         finally:
+            self._core.energy.end(energy)
             dispatch.release()
             if failure is not None:
                 self._reasons.append(failure)
@@ -310,6 +334,24 @@ class Generation:
                     ended_at_s=self._core.now_s(),
                 )
             )
+
+    def _energy_entry(
+        self, replica: ReplicaReport, prefill_tokens: int, tokens: Callable[[], int]
+    ) -> EnergyEntry:
+        return EnergyEntry(
+            replica_id=replica.replica_id,
+            pool=replica.pool,
+            model=self._request.model,
+            tenant=self.signals.tenant,
+            prefill_tokens=prefill_tokens,
+            began_at_s=self._core.now_s(),
+            tokens=tokens,
+        )
+
+    def _add_energy(self, usage: dict[str, Any]) -> None:
+        """What `x-tidemill-debug: 1` asks for."""
+        found = None if self._energy is None else self._core.energy.energy_of(self._energy)
+        usage["energy_j"], usage["energy_source"] = found if found is not None else (None, None)
 
     def _engine_headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", REQUEST_ID: self.decision_id}

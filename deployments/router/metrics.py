@@ -1,6 +1,7 @@
 """The router's Prometheus metrics, made from the catalogue."""
 
 from collections import Counter as Count
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,8 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from cluster import metrics as catalogue
 from cluster.entities.decision import DecisionRecord
+from cluster.entities.energy import EnergySource
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
+from deployments.messages import PublishedPlan
+from deployments.router.energy import EnergyEntry
 
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
 _TURNED_AWAY = {429: Reason.QUEUE_FULL, 503: Reason.QUEUE_TIMED_OUT}
@@ -29,6 +33,17 @@ _OURS = (
     catalogue.REPLICA_FAILURES,
     catalogue.REPLICAS,
     catalogue.DECISIONS_DROPPED,
+    catalogue.ENERGY,
+    catalogue.MODEL_ENERGY,
+    catalogue.TENANT_ENERGY,
+    catalogue.UNATTRIBUTED_ENERGY,
+    catalogue.ENERGY_PER_OUTPUT_TOKEN,
+    catalogue.POOL_POWER,
+    catalogue.METER_ERRORS,
+    catalogue.REPLICAS_WANTED,
+    catalogue.PLAN_POWER,
+    catalogue.PLAN_DEGRADED,
+    catalogue.PLAN_AGE,
 )
 
 
@@ -38,6 +53,8 @@ class RouterMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._metrics: dict[str, Any] = {metric.name: self._make(metric) for metric in _OURS}
+        self._charged_j: defaultdict[tuple[str, EnergySource], float] = defaultdict(float)
+        self._output_tokens: defaultdict[str, int] = defaultdict(int)
 
     def _make(self, metric: catalogue.Metric) -> Any:
         if metric.kind == "histogram":
@@ -70,9 +87,25 @@ class RouterMetrics:
             self._get(catalogue.ROUTER_OVERHEAD).observe(timeline.dispatched_at_s - timeline.arrived_at_s)
         self._get(catalogue.PROMPT_TOKENS).labels(record.signals.model).inc(record.prompt_tokens or 0)
         self._get(catalogue.OUTPUT_TOKENS).labels(record.signals.model).inc(record.output_tokens)
+        if record.replica is not None and record.replica.choice.replica_id is not None:
+            self._count_pool_tokens(record)
         for reason in record.reasons:
             if reason in _FALLBACKS:
                 self._get(catalogue.FALLBACKS).labels(reason.value).inc()
+
+    def _count_pool_tokens(self, record: DecisionRecord) -> None:
+        decision = record.replica
+        if decision is None:
+            return
+        chosen = decision.choice.replica_id
+        pool = next((view.pool for view in decision.candidates if view.replica_id == chosen), None)
+        if pool is None:
+            return
+        self._output_tokens[pool] += record.output_tokens
+        for source in EnergySource:
+            if (pool, source) in self._charged_j and self._output_tokens[pool]:
+                each_j = self._charged_j[pool, source] / self._output_tokens[pool]
+                self._get(catalogue.ENERGY_PER_OUTPUT_TOKEN).labels(pool, source.value).set(each_j)
 
     def turned_away(self, status: int) -> None:
         """Count a request that got no engine, if that is what the status says."""
@@ -97,6 +130,34 @@ class RouterMetrics:
         gauge.clear()
         for (pool, phase), number in Count((r.pool, r.phase.value) for r in reports).items():
             gauge.labels(pool, phase).set(number)
+
+    def charged(self, entry: EnergyEntry, tenant: str, source: EnergySource, energy_j: float) -> None:
+        """Count energy that a request used."""
+        self._get(catalogue.ENERGY).labels(entry.pool, source.value).inc(energy_j)
+        self._get(catalogue.MODEL_ENERGY).labels(entry.model, source.value).inc(energy_j)
+        self._get(catalogue.TENANT_ENERGY).labels(tenant, source.value).inc(energy_j)
+        self._charged_j[entry.pool, source] += energy_j
+
+    def unattributed(self, pool: str, source: EnergySource, energy_j: float) -> None:
+        """Count energy that nobody used."""
+        self._get(catalogue.ENERGY).labels(pool, source.value).inc(energy_j)
+        self._get(catalogue.UNATTRIBUTED_ENERGY).labels(pool, source.value).inc(energy_j)
+
+    def plan(self, plan: PublishedPlan, now_wall_s: float) -> None:
+        """Show the provisioner's last decision."""
+        for target in plan.plan.pools:
+            self._get(catalogue.REPLICAS_WANTED).labels(target.pool).set(target.replicas)
+        power, errors = self._get(catalogue.POOL_POWER), self._get(catalogue.METER_ERRORS)
+        power.clear()
+        for pool in plan.pools:
+            if pool.power_w is not None and pool.power_source is not None:
+                power.labels(pool.pool, pool.power_source.value).set(pool.power_w)
+        errors.clear()
+        for (meter, why), count in Count((meter, why) for meter, _, why in plan.meter_errors).items():
+            errors.labels(meter, why).set(count)
+        self._get(catalogue.PLAN_POWER).set(plan.plan.power_w or 0.0)
+        self._get(catalogue.PLAN_DEGRADED).set(float(plan.plan.degraded))
+        self._get(catalogue.PLAN_AGE).set(max(0.0, now_wall_s - plan.decided_at_s))
 
     def text(self, *, in_flight: int, queued: int) -> bytes:
         """The Prometheus text format."""

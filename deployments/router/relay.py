@@ -9,7 +9,7 @@ from deployments.router.core import RouterCore
 from deployments.router.fleet_view import Dispatch
 from deployments.router.requests import ParsedRequest, counts_usage
 from deployments.router.responder import Responder
-from deployments.router.stream import EventStream, has_begun, is_error, tokens_in, usage_of
+from deployments.router.stream import Annotate, EventStream, has_begun, is_error, tokens_in, usage_of
 from deployments.router.upstream import ReplicaError
 
 _USAGE_PARSE_BYTES_MAX = 4 * 1024 * 1024
@@ -34,15 +34,38 @@ class Relay:
     """One answer on its way."""
 
     def __init__(
-        self, core: RouterCore, request: ParsedRequest, responder: Responder, dispatch: Dispatch
+        self,
+        core: RouterCore,
+        request: ParsedRequest,
+        responder: Responder,
+        dispatch: Dispatch,
+        *,
+        annotate: Annotate | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            core: the router's services.
+            request: what the client asked.
+            responder: the client's side.
+            dispatch: the request's weight on the replica.
+            annotate: adds to the answer's usage; None leaves every byte as it is.
+        """
         self._core = core
         self._request = request
         self._responder = responder
         self._dispatch = dispatch
+        self._annotate = annotate
         self._copy: list[bytes] | None = None
         self._copied_bytes = 0
+        self._events: EventStream | None = None
         self.relayed = Relayed()
+
+    def tokens(self) -> int:
+        """Output tokens that have come so far."""
+        if self.relayed.output_tokens:
+            return self.relayed.output_tokens
+        return 0 if self._events is None else self._events.events
 
     async def run(self, response: aiohttp.ClientResponse, *, keep_for_cache: bool) -> None:
         """Relay a response to its end.
@@ -66,16 +89,23 @@ class Relay:
         self._responder.headers |= headers
         if response.status == 200 and len(body) <= _USAGE_PARSE_BYTES_MAX:
             try:
-                self._count(usage_of(orjson.loads(body)))
+                answer = orjson.loads(body)
             except orjson.JSONDecodeError as error:
                 raise ReplicaError(f"answer is not JSON: {error}", unreachable=False) from error
+            usage = usage_of(answer)
+            self._count(usage)
+            if self._annotate is not None and usage is not None:
+                self._annotate(usage)
+                body = orjson.dumps(answer)
         await self._responder.whole(response.status, self.relayed.content_type, body)
         if keep_for_cache and response.status == 200 and self._fits(len(body)):
             self.relayed.cacheable_body = body
 
     async def _stream(self, response: aiohttp.ClientResponse, *, keep_for_cache: bool) -> None:
         asked_for_usage = counts_usage(self._request) and not self._request.wants_usage
-        events = EventStream(self._request.surface, drop_usage=asked_for_usage)
+        drop = asked_for_usage and self._annotate is None
+        events = EventStream(self._request.surface, drop_usage=drop, annotate=self._annotate)
+        self._events = events
         self._copy = [] if keep_for_cache else None
         held = b""
         try:

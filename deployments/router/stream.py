@@ -4,6 +4,7 @@ The one thing that is taken out is the usage event that the router itself asked 
 not. Everything else is only looked at: whether tokens have begun, whether the engine gave up, how it ended.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -27,16 +28,22 @@ _ENDINGS = {
 }
 
 
+Annotate = Callable[[dict[str, Any]], None]
+"""Adds to the usage object that a client gets."""
+
+
 class EventStream:
     """The state of one relayed stream."""
 
-    def __init__(self, surface: Surface, *, drop_usage: bool) -> None:
+    def __init__(self, surface: Surface, *, drop_usage: bool, annotate: "Annotate | None" = None) -> None:
         """Start before the first byte.
 
         Args:
             surface: decides how preambles, endings and usage look.
             drop_usage: take the final usage event out (chat and text completions).
+            annotate: adds to a usage object in passing.
         """
+        self._annotate = annotate
         self._surface = surface
         self._drop_usage = drop_usage
         self._carry = b""
@@ -52,13 +59,16 @@ class EventStream:
         self._recent_bytes += len(chunk)
         if self._recent_bytes > _TAIL_BYTES_MAX:
             self._shorten()
-        suspicious = self._drop_usage and b'"usage":{' in chunk
+        suspicious = (self._drop_usage or self._annotate is not None) and b'"usage":{' in chunk
         if not self._carry and not suspicious and chunk.endswith(b"\n\n"):
             return chunk
         # Half an event stays here: if the engine breaks off, the client must be able to read the error.
         whole, separator, self._carry = (self._carry + chunk).rpartition(b"\n\n")
         if len(self._carry) > _HELD_BYTES_MAX:
             whole, separator, self._carry = whole + separator + self._carry, b"", b""
+        if self._annotate is not None and b'"usage":{' in whole:
+            events = [_annotated(event, self._annotate) for event in whole.split(b"\n\n")]
+            return b"\n\n".join(events) + separator
         if not self._drop_usage or b'"usage":{' not in whole:
             return whole + separator
         kept = [event for event in whole.split(b"\n\n") if not _is_usage_only(event)]
@@ -124,6 +134,25 @@ def has_begun(held: bytes) -> bool:
 def is_error(held: bytes) -> bool:
     """Whether a stream's first event is the engine's failure."""
     return held.lstrip().startswith(_ERRORS) or any(b"\n\n" + error in held for error in _ERRORS)
+
+
+def _annotated(event: bytes, annotate: Annotate) -> bytes:
+    """An event with its usage added to; the event itself if it has none."""
+    if b'"usage":{' not in event:
+        return event
+    lines = event.split(b"\n")
+    for place, line in enumerate(lines):
+        if not line.startswith(b"data: "):
+            continue
+        try:
+            content = orjson.loads(line[6:])
+        except orjson.JSONDecodeError:
+            continue
+        usage = usage_of(content)
+        if usage is not None:
+            annotate(usage)
+            lines[place] = b"data: " + orjson.dumps(content)
+    return b"\n".join(lines)
 
 
 def _is_usage_only(event: bytes) -> bool:
