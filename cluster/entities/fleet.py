@@ -195,10 +195,12 @@ class SeriesMemory:
     moments: tuple[float, ...] = ()
     """Of a line through arrivals per second by time, from now back: Σw, Σw², Σwt, Σwt², Σwy, Σwty, Σwy²."""
     recent: tuple[float, ...] = ()
-    """Of the last minute or so: Σw, Σw², Σwy."""
+    """Of the last minute or so: Σw, Σw², Σwt, Σwy."""
     tokens: tuple[float, ...] = ()
     """Arrivals, their prompt tokens, the squares of these; completions, their prompt, cached, output and
     attended tokens."""
+    arrived_at_s: float = 0.0
+    """End of the last window with an arrival."""
     season: tuple[float, ...] = ()
     """Mean arrivals per second by time of day; negative where that time was never seen."""
     errors: tuple[float, ...] = ()

@@ -28,7 +28,21 @@ def class_upper_tokens(name: str) -> int | None:
     Raises:
         ValueError: no class has such a name.
     """
+    _, high = _bounds(name)
+    return int(high) if high else None
+
+
+def class_lower_tokens(name: str) -> int:
+    """Shortest prompt of a class.
+
+    Raises:
+        ValueError: no class has such a name.
+    """
+    return int(_bounds(name)[0])
+
+
+def _bounds(name: str) -> tuple[str, str]:
     low, dash, high = name.partition("-")
     if not (dash and low.isdigit() and (high.isdigit() or not high)):
         raise ValueError(f"{name!r} is not the name of a workload class")
-    return int(high) if high else None
+    return low, high

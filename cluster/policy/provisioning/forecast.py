@@ -12,9 +12,10 @@ from dataclasses import replace
 from cluster.config.provisioning import ForecastConfig
 from cluster.entities.fleet import ClassDemand, ClassForecast, SeriesMemory
 
-_RECENT_SHARE = 0.2
+_RECENT_SHARE = 0.15
 """Half-life of "recent", as a part of the line's."""
 _JUMP_SIGMAS = 4.0
+_WINDOWS_BEFORE_JUMP = 4.0
 _ERROR_HALF_LIFE = 40.0
 """In judged forecasts."""
 _PENDING_MAX = 8
@@ -35,6 +36,7 @@ def forecast_class(
     started_at_s: float,
     ended_at_s: float,
     horizon_s: float,
+    silence_s: float,
     config: ForecastConfig,
 ) -> tuple[SeriesMemory, ClassForecast]:
     """Take in one window and look ahead.
@@ -45,6 +47,7 @@ def forecast_class(
         started_at_s: start of the window, Unix time.
         ended_at_s: its end; nothing is learnt from a window without length.
         horizon_s: how far ahead to look.
+        silence_s: after so long without an arrival none is expected.
         config: half-lives, width of the band, parts of a day.
 
     Returns:
@@ -60,6 +63,8 @@ def forecast_class(
     experts = ((line, 0), (season, 1)) if season >= 0 else ((line, 0),)
     errors = memory.errors or (_ERROR_START, _ERROR_START)
     error2, expected = min((errors[place], said) for said, place in experts)
+    if ended_at_s - memory.arrived_at_s > silence_s:
+        expected = 0.0
     # Over the horizon so many arrivals are expected; their number scatters.
     deviation = math.sqrt(expected / max(horizon_s, 1.0) + error2 * expected * expected)
     return memory, _forecast(memory, demand, expected, expected + config.band_sigmas * deviation)
@@ -74,9 +79,10 @@ def _learnt(
     if _jumped(moments, recent, span_s):
         moments = _restarted(moments, recent)
     return replace(
-        _judged(memory, recent[2] / recent[0], ended_at_s),
+        _judged(memory, recent[3] / recent[0], ended_at_s),
         moments=moments,
         recent=recent,
+        arrived_at_s=ended_at_s if demand.arrivals else memory.arrived_at_s,
         tokens=_decayed_tokens(memory.tokens, demand, span_s, config.half_life_s * _TOKENS_HALF_LIVES),
         season=_season(memory.season, rate, span_s, ended_at_s, config.season_bins),
     )
@@ -85,9 +91,14 @@ def _learnt(
 def _decayed_recent(
     recent: tuple[float, ...], rate: float, span_s: float, half_life_s: float
 ) -> tuple[float, ...]:
-    weight, squares, total = recent or (0.0, 0.0, 0.0)
+    weight, squares, times, total = recent or (0.0,) * 4
     keep = 0.5 ** (span_s / half_life_s)
-    return (weight * keep + span_s, squares * keep * keep + span_s * span_s, total * keep + span_s * rate)
+    return (
+        weight * keep + span_s,
+        squares * keep * keep + span_s * span_s,
+        keep * (times - span_s * weight) - span_s * span_s / 2.0,
+        total * keep + span_s * rate,
+    )
 
 
 def _decayed_moments(
@@ -146,12 +157,12 @@ def _fit(moments: tuple[float, ...]) -> tuple[float, float, float, float]:
 
 
 def _jumped(moments: tuple[float, ...], recent: tuple[float, ...], span_s: float) -> bool:
-    w, ww = moments[0], moments[1]
-    if w * w / ww < 4.0:
+    """Whether the last minute lies where neither the line nor noise would put it."""
+    if moments[0] * moments[0] / moments[1] < _WINDOWS_BEFORE_JUMP:
         return False
     mean_t, mean_y, slope, variance = _fit(moments)
-    weight, squares, total = recent
-    expected = max(0.0, mean_y - slope * mean_t)
+    weight, squares, times, total = recent
+    expected = max(0.0, mean_y + slope * (times / weight - mean_t))
     # Arrivals scatter at least as a Poisson process does, however quiet the line was.
     variance = max(variance, expected / span_s, 1.0 / (span_s * span_s))
     return abs(total / weight - expected) > _JUMP_SIGMAS * math.sqrt(variance * squares / (weight * weight))
@@ -159,7 +170,7 @@ def _jumped(moments: tuple[float, ...], recent: tuple[float, ...], span_s: float
 
 def _restarted(moments: tuple[float, ...], recent: tuple[float, ...]) -> tuple[float, ...]:
     """A line that knows only the last minute, and how much windows scatter."""
-    weight, squares, total = recent
+    weight, squares, _, total = recent
     mean = total / weight
     *_, variance = _fit(moments)
     return (weight, squares, 0.0, 0.0, total, 0.0, weight * (mean * mean + variance))
@@ -203,7 +214,7 @@ def _season_ahead(memory: SeriesMemory, now_s: float, horizon_s: float) -> float
     after = season[_bin(now_s + horizon_s + _DAY_S / bins, bins)]
     if now <= 0 or then < 0 or after < 0:
         return -1.0
-    recent = memory.recent[2] / memory.recent[0]
+    recent = memory.recent[3] / memory.recent[0]
     return recent * min(4.0, max(1.0, then / now, after / now))
 
 

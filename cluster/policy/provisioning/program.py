@@ -12,7 +12,7 @@ from cluster.entities.pool import Role
 from cluster.performance.capacity import Mix, Objective, Work, operating_point, rate_max, request_s
 from cluster.performance.transfer import kv_transfer_s
 from cluster.policy.provisioning.commitment import Flow, Holding, PoolColumn, Program
-from cluster.policy.workload_class import class_upper_tokens
+from cluster.policy.workload_class import class_lower_tokens
 
 _GRID = 1.03
 """Rates and lengths are rounded up to powers of this, so that noise does not make every problem a new one."""
@@ -229,9 +229,11 @@ class _Builder:
             reach[best] = len(mixes)
         for place in answering:
             name = self._pools[place].pool
-            limited = 0 < reach[place] < len(mixes)
-            upper = class_upper_tokens(forecasts[reach[place] - 1].workload_class) if limited else None
-            self._prompt_tokens_max[name] = upper
+            self._prompt_tokens_max[name] = (
+                class_lower_tokens(forecasts[reach[place]].workload_class) - 1
+                if reach[place] < len(mixes)
+                else None
+            )
         return {place: tuple(range(count)) for place, count in reach.items()}
 
     def _reach(self, place: int, mixes: Sequence[Mix], objective: Objective) -> int:

@@ -106,6 +106,7 @@ def _forecast(
                 started_at_s=window.started_at_s,
                 ended_at_s=window.ended_at_s,
                 horizon_s=horizon_s,
+                silence_s=config.provisioning.damping.scale_down_window_s,
                 config=config.provisioning.forecast,
             )
             forecasts.append(forecast)

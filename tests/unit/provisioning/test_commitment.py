@@ -1,0 +1,84 @@
+"""The integer program, against an exhaustive search."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from cluster.policy.provisioning.commitment import Flow, Holding, PoolColumn, Program, commit
+
+
+def _pool(name, *, usd, low=0, high=5, present=0, start=0.0, watts=100.0):
+    return PoolColumn(
+        pool=name,
+        replicas_min=low,
+        replicas_max=high,
+        present=present,
+        usd_per_h=usd,
+        start_usd_per_h=start,
+        watts=watts,
+    )
+
+
+def _program(demand, *, pools=None, **more):
+    pools = pools or (_pool("big", usd=1.0, watts=300.0), _pool("small", usd=0.3, watts=80.0))
+    flows = tuple(
+        Flow(demand=0, uses=((place, 1.0 / rate),), usd_per_h=0.001, watts=1.0)
+        for place, rate in enumerate((10.0, 2.0))
+    )
+    return Program(pools=pools, demands_per_s=(demand,), penalties_usd_per_h=(100.0,), flows=flows, **more)
+
+
+@pytest.mark.parametrize("demand", [0.0, 0.5, 2.0, 3.9, 7.0, 10.0, 12.1, 25.0, 41.0])
+def test_it_finds_what_trying_everything_finds(demand):
+    program = _program(demand)
+    best = min(
+        (
+            big * 1.0 + small * 0.3
+            for big, small in product(range(6), range(6))
+            if big * 10 + small * 2 >= demand - 1e-9
+        )
+    )
+    found = commit(program)
+    assert sum(n * p.usd_per_h for n, p in zip(found.replicas, program.pools, strict=True)) == pytest.approx(
+        best
+    )
+    assert found.unserved_per_s == (0.0,)
+
+
+def test_more_than_all_pools_carry_is_left_unserved():
+    found = commit(_program(100.0))
+    assert found.replicas == (5, 5)
+    assert found.unserved_per_s[0] == pytest.approx(40.0)
+
+
+def test_what_is_there_stays_where_a_start_costs_more_than_it_saves():
+    pools = (_pool("big", usd=1.0, present=1), _pool("small", usd=0.3, start=0.5))
+    assert commit(_program(3.0, pools=pools)).replicas == (1, 0)
+
+
+def test_the_cap_is_hard_and_the_demand_gives_way():
+    found = commit(_program(30.0, power_cap_w=400.0))
+    assert found.power_w <= 400.0
+    assert found.unserved_per_s[0] > 0
+
+
+def test_where_not_even_the_minimum_fits_it_is_the_minimum():
+    pools = (_pool("big", usd=1.0, low=2, watts=300.0), _pool("small", usd=0.3, watts=80.0))
+    found = commit(_program(30.0, pools=pools, power_cap_w=100.0))
+    assert found.replicas == (2, 0)
+    assert found.capped
+
+
+def test_prompts_and_answers_are_balanced_between_their_pools():
+    pools = (_pool("prefill", usd=1.0), _pool("decode", usd=1.0))
+    flow = Flow(demand=0, uses=((0, 0.1), (1, 0.4)), usd_per_h=0.0, watts=0.0)
+    program = Program(pools=pools, demands_per_s=(10.0,), penalties_usd_per_h=(100.0,), flows=(flow,))
+    assert commit(program).replicas == (1, 4)
+
+
+def test_requests_under_way_have_a_seat():
+    holding = Holding(requests=50.0, seats=((0, 20.0), (1, 4.0)), penalty_usd_per_h=10.0)
+    found = commit(replace(_program(1.0), holdings=(holding,)))
+    assert found.replicas[0] * 20 + found.replicas[1] * 4 >= 50
+    assert found.standing == pytest.approx(0.0)

@@ -1,0 +1,107 @@
+"""Forecasts of one workload class."""
+
+import numpy as np
+import pytest
+
+from cluster.config.provisioning import ForecastConfig
+from cluster.entities.fleet import ClassDemand, SeriesMemory
+from cluster.policy.provisioning.forecast import forecast_class
+
+CONFIG = ForecastConfig()
+
+
+def _run(rates, *, window_s=10.0, horizon_s=60.0, config=CONFIG, seed=None):
+    memory, at_s, forecasts = SeriesMemory(), 0.0, []
+    rng = np.random.default_rng(seed)
+    for rate in rates:
+        count = round(rate * window_s) if seed is None else int(rng.poisson(rate * window_s))
+        demand = ClassDemand(
+            model="m",
+            workload_class="0-",
+            arrivals=count,
+            prompt_tokens=100 * count,
+            completions=count,
+            output_tokens=20 * count,
+            completed_prompt_tokens=100 * count,
+            cached_prompt_tokens=25 * count,
+            attended_tokens=20.0 * 110 * count,
+            prompt_tokens_squared=1e4 * count,
+        )
+        memory, forecast = forecast_class(
+            memory,
+            demand,
+            started_at_s=at_s,
+            ended_at_s=at_s + window_s,
+            horizon_s=horizon_s,
+            silence_s=1e9,
+            config=config,
+        )
+        at_s += window_s
+        forecasts.append(forecast)
+    return memory, forecasts
+
+
+def test_constant_demand_is_forecast_as_it_is():
+    _, forecasts = _run([20.0] * 100)
+    assert forecasts[-1].arrivals_mean_per_s == pytest.approx(20.0, rel=0.01)
+    assert forecasts[-1].arrivals_per_s >= 20.0
+
+
+def test_a_slope_is_carried_on_over_the_horizon():
+    _, forecasts = _run([10.0 + 0.5 * step for step in range(80)])
+    assert forecasts[-1].arrivals_mean_per_s > 10.0 + 0.5 * 79, "what comes in a minute, not what was"
+
+
+def test_noise_is_not_taken_for_a_slope():
+    _, forecasts = _run([30.0] * 200, seed=1)
+    means = [forecast.arrivals_mean_per_s for forecast in forecasts[100:]]
+    assert max(means) < 36.0
+    assert min(means) > 25.0
+
+
+def test_a_jump_is_followed_within_two_minutes():
+    _, forecasts = _run([10.0] * 60 + [50.0] * 12, seed=2)
+    assert forecasts[-1].arrivals_mean_per_s > 40.0
+
+
+def test_the_band_widens_where_forecasts_were_wrong():
+    calm, _ = _run([20.0] * 200)
+    wild, _ = _run([10.0 if step // 7 % 2 else 30.0 for step in range(200)])
+    assert wild.errors[0] > calm.errors[0]
+
+
+def test_lengths_are_means_per_request():
+    _, forecasts = _run([5.0] * 10)
+    last = forecasts[-1]
+    assert (last.prompt_tokens, last.output_tokens, last.cached_fraction) == pytest.approx((100, 20, 0.25))
+    assert last.context_tokens == pytest.approx(110)
+
+
+def test_yesterday_is_remembered():
+    def rate(step):
+        return 40.0 if 0.5 <= step / 288 % 1.0 < 0.6 else 5.0
+
+    config = ForecastConfig(season_bins=288)
+    memory, forecasts = _run(
+        [rate(step) for step in range(288 * 3 + 143)], window_s=300.0, horizon_s=600.0, config=config
+    )
+    assert len(memory.season) == 288
+    assert forecasts[-1].arrivals_mean_per_s > 10.0, "the daily crowd is minutes away"
+
+
+def test_a_window_without_length_teaches_nothing():
+    memory, _ = _run([5.0] * 3)
+    empty = ClassDemand(model="m", workload_class="0-")
+    after, _ = forecast_class(
+        memory, empty, started_at_s=30.0, ended_at_s=30.0, horizon_s=60.0, silence_s=1e9, config=CONFIG
+    )
+    assert after == memory
+
+
+def test_after_a_long_silence_nothing_is_expected():
+    memory, _ = _run([5.0] * 30)
+    silent = ClassDemand(model="m", workload_class="0-")
+    _, forecast = forecast_class(
+        memory, silent, started_at_s=300.0, ended_at_s=700.0, horizon_s=60.0, silence_s=300.0, config=CONFIG
+    )
+    assert forecast.arrivals_per_s == 0.0
