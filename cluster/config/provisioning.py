@@ -78,7 +78,7 @@ class DampingConfig(Section):
     step_down_max: int = Field(default=8, ge=1)
     """Replicas that one decision may take from a pool."""
 
-    dead_band: float = Field(default=0.1, ge=0, lt=1)
+    dead_band: float = Field(default=0.15, ge=0, lt=1)
     """Demand that is less than this share below what was planned for changes nothing."""
 
     tolerance: float = Field(default=0.05, ge=0, le=1)
@@ -130,7 +130,7 @@ class ProvisioningConfig(Section):
     prompt_bands: tuple[int, ...] = (512, 4096)
     """Upper bounds of the prompt lengths that make workload classes; longer prompts are the last class."""
 
-    utilisation_max: float = Field(default=0.9, gt=0, le=1)
+    utilisation_max: float = Field(default=0.95, gt=0, le=1)
     """Share of a replica's computed capacity that a plan may use."""
 
     spare_replicas: int = Field(default=0, ge=0)

@@ -5,7 +5,7 @@ last streams on them end.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.config.provisioning import PolicyName
 from cluster.entities.energy import EnergySource
@@ -81,7 +81,8 @@ class Control:
         if self._policy is not None:
             seen = snapshot
             if self.stale and self._frozen is not None:
-                seen = self._frozen
+                # As in the live cluster: the clock goes on, what is reported does not.
+                seen = replace(self._frozen, observed_at_s=snapshot.observed_at_s)
             self._frozen = seen
             decision = self._policy(seen, self._state, self._config)
             self._state = decision.state

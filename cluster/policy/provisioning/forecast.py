@@ -12,8 +12,10 @@ from dataclasses import replace
 from cluster.config.provisioning import ForecastConfig
 from cluster.entities.fleet import ClassDemand, ClassForecast, SeriesMemory
 
-_RECENT_SHARE = 0.15
-"""Half-life of "recent", as a part of the line's."""
+_RECENT_SHARE = (0.05, 0.5)
+"""Half-life of "recent", as a part of the line's: at least and at most."""
+_ANSWERS = 2.0
+"""Half-life of "recent" in mean answers: long answers, most of the work, take longer than the mean."""
 _JUMP_SIGMAS = 4.0
 _WINDOWS_BEFORE_JUMP = 4.0
 _ERROR_HALF_LIFE = 40.0
@@ -37,6 +39,7 @@ def forecast_class(
     ended_at_s: float,
     horizon_s: float,
     silence_s: float,
+    answer_s: float,
     config: ForecastConfig,
 ) -> tuple[SeriesMemory, ClassForecast]:
     """Take in one window and look ahead.
@@ -48,6 +51,8 @@ def forecast_class(
         ended_at_s: its end; nothing is learnt from a window without length.
         horizon_s: how far ahead to look.
         silence_s: after so long without an arrival none is expected.
+        answer_s: how long answers take. Demand that goes up and down faster than that is averaged by the
+            fleet itself, and no jump to be followed.
         config: half-lives, width of the band, parts of a day.
 
     Returns:
@@ -55,7 +60,7 @@ def forecast_class(
     """
     span_s = ended_at_s - started_at_s
     if span_s > 0:
-        memory = _learnt(memory, demand, span_s, ended_at_s, config)
+        memory = _learnt(memory, demand, span_s, ended_at_s, answer_s=answer_s, config=config)
     line = _line(memory, horizon_s)
     season = _season_ahead(memory, ended_at_s, horizon_s)
     if span_s > 0:
@@ -67,14 +72,23 @@ def forecast_class(
         expected = 0.0
     # Over the horizon so many arrivals are expected; their number scatters.
     deviation = math.sqrt(expected / max(horizon_s, 1.0) + error2 * expected * expected)
-    return memory, _forecast(memory, demand, expected, expected + config.band_sigmas * deviation)
+    # What comes right now has to be served whatever the line through the last minutes says.
+    now = memory.recent[3] / memory.recent[0] if memory.recent and expected > 0 else 0.0
+    return memory, _forecast(memory, demand, expected, max(now, expected + config.band_sigmas * deviation))
 
 
 def _learnt(
-    memory: SeriesMemory, demand: ClassDemand, span_s: float, ended_at_s: float, config: ForecastConfig
+    memory: SeriesMemory,
+    demand: ClassDemand,
+    span_s: float,
+    ended_at_s: float,
+    *,
+    answer_s: float,
+    config: ForecastConfig,
 ) -> SeriesMemory:
     rate = demand.arrivals / span_s
-    recent = _decayed_recent(memory.recent, rate, span_s, config.half_life_s * _RECENT_SHARE)
+    least, most = (share * config.half_life_s for share in _RECENT_SHARE)
+    recent = _decayed_recent(memory.recent, rate, span_s, min(most, max(least, _ANSWERS * answer_s)))
     moments = _decayed_moments(memory.moments, rate, span_s, config.half_life_s)
     if _jumped(moments, recent, span_s):
         moments = _restarted(moments, recent)

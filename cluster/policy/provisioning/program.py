@@ -66,6 +66,7 @@ def program_of(
     *,
     limits: Mapping[str, PoolLimits],
     backlog: Mapping[str, float],
+    under_way: Mapping[str, float],
     replicas: Mapping[str, int],
     power_cap_w: float | None,
 ) -> PlannedProgram:
@@ -77,12 +78,14 @@ def program_of(
         forecasts: demand by class; classes of one model in rising prompt length.
         limits: by pool.
         backlog: by model, requests that wait for a replica.
+        under_way: by model, requests that are to have a seat on a replica.
         replicas: by pool, how many are likely; prompts wait less where there are more.
         power_cap_w: for these pools together; None without one.
     """
     builder = _Builder(config, tuple(pools), limits, replicas)
     for model in sorted({pool.model for pool in pools}):
-        builder.add(model, [found for found in forecasts if found.model == model], backlog.get(model, 0.0))
+        classes = [found for found in forecasts if found.model == model]
+        builder.add(model, classes, backlog.get(model, 0.0), under_way.get(model, 0.0))
     return builder.finished(power_cap_w)
 
 
@@ -156,7 +159,7 @@ class _Builder:
         self._answer_s: dict[int, float] = {}
         self._prompt_tokens_max: dict[str, int | None] = {}
 
-    def add(self, model: str, forecasts: Sequence[ClassForecast], waiting: float) -> None:
+    def add(self, model: str, forecasts: Sequence[ClassForecast], waiting: float, under_way: float) -> None:
         """Add a model's demands and the ways to serve them."""
         settings = self._config.provisioning
         slo = self._config.models[model].slo
@@ -189,20 +192,15 @@ class _Builder:
             for place in answering
             if allowed[place]
         }
-        self._hold(whole)
+        self._hold(whole, under_way)
         split = self._split(answering, prompting, demands, objective)
         for found, demand in enumerate(demands):
             self._add_flows(found, demand, allowed, whole, split)
 
-    def _hold(self, whole: Mapping[int, _Carried]) -> None:
+    def _hold(self, whole: Mapping[int, _Carried], requests: float) -> None:
         """What is under way has to have a seat, so that a fleet isn't shrunk under its own load."""
-        requests = sum(
-            replica.requests_running + replica.requests_waiting
-            for place in whole
-            for replica in self._pools[place].replicas
-        )
         present = sum(self._pools[place].replicas_wanted * carried.seats for place, carried in whole.items())
-        if requests <= present * _SEATS_NOTED:
+        if not whole or requests <= present * _SEATS_NOTED:
             return
         dearest = max(self._replica_usd(place) / carried.seats for place, carried in whole.items())
         self._holdings.append(

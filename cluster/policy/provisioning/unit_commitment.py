@@ -39,6 +39,9 @@ from cluster.policy.provisioning.forecast import forecast_class
 from cluster.policy.provisioning.program import PlannedProgram, PoolLimits, program_of
 from cluster.policy.workload_class import workload_classes
 
+_UNDER_WAY = "#under_way"
+"""Ends the names of peaks of requests under way; no model's name has a `#`."""
+
 
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
     """Decide (the contract is `interface.ProvisioningPolicy`)."""
@@ -51,7 +54,17 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
         limits[pool.pool] = _limits(pool, memories[pool.pool], config, now_s)
     cap_w = config.provisioning.power_cap_w(now_s)
     held, peaks, planned_per_s = _held(snapshot, forecasts, state, config)
-    planned = _planned(snapshot, held, limits, config, cap_w)
+    under_way = {}
+    for model in {pool.model for pool in snapshot.pools}:
+        # Held like demand: else every dip in it would cost the replicas that the next rise needs.
+        key = f"{model}{_UNDER_WAY}"
+        under_way[model], peaks[key] = stabilised(
+            state.peaks.get(key, ()),
+            _under_way(snapshot.pools, model),
+            now_s=now_s,
+            hold_s=config.provisioning.damping.scale_down_window_s,
+        )
+    planned = _planned(snapshot, held, limits, under_way, config=config, cap_w=cap_w)
     wishes, spared = _wishes(planned, limits, config)
     targets = _damped(snapshot, wishes, memories, limits, config)
     if cap_w is not None:
@@ -106,11 +119,31 @@ def _forecast(
                 started_at_s=window.started_at_s,
                 ended_at_s=window.ended_at_s,
                 horizon_s=horizon_s,
+                answer_s=_answer_s(snapshot, model, state),
                 silence_s=config.provisioning.damping.scale_down_window_s,
                 config=config.provisioning.forecast,
             )
             forecasts.append(forecast)
     return series, _together(forecasts)
+
+
+def _answer_s(snapshot: FleetSnapshot, model: str, state: ProvisionerState) -> float:
+    """How long answers take, by Little's law: requests under way by arrivals per second."""
+    memories = (memory for key, memory in state.series.items() if key.rpartition("/")[0] == model)
+    rate = sum(memory.moments[4] / memory.moments[0] for memory in memories if memory.moments)
+    return _under_way(snapshot.pools, model) / rate if rate > 0 else 0.0
+
+
+def _under_way(pools: Sequence[PoolObservation], model: str) -> float:
+    """Requests on the replicas that answer for a model."""
+    return float(
+        sum(
+            replica.requests_running + replica.requests_waiting
+            for pool in pools
+            if pool.model == model and pool.role is not Role.PREFILL
+            for replica in pool.replicas
+        )
+    )
 
 
 def _together(forecasts: Sequence[ClassForecast]) -> list[ClassForecast]:
@@ -208,6 +241,8 @@ def _planned(
     snapshot: FleetSnapshot,
     forecasts: Sequence[ClassForecast],
     limits: Mapping[str, PoolLimits],
+    under_way: Mapping[str, float],
+    *,
     config: TidemillConfig,
     cap_w: float | None,
 ) -> list[tuple[PlannedProgram, Commitment]]:
@@ -222,6 +257,7 @@ def _planned(
             forecasts,
             limits,
             backlog,
+            under_way=under_way,
             config=config,
             cap_w=cap_w,
         )
@@ -235,6 +271,7 @@ def _solved(
     limits: Mapping[str, PoolLimits],
     backlog: Mapping[str, float],
     *,
+    under_way: Mapping[str, float],
     config: TidemillConfig,
     cap_w: float | None,
 ) -> tuple[PlannedProgram, Commitment]:
@@ -244,6 +281,7 @@ def _solved(
         forecasts,
         limits=limits,
         backlog=backlog,
+        under_way=under_way,
         replicas={pool.pool: max(1, pool.replicas_wanted) for pool in pools},
         power_cap_w=cap_w,
     )

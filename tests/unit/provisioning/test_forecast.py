@@ -34,6 +34,7 @@ def _run(rates, *, window_s=10.0, horizon_s=60.0, config=CONFIG, seed=None):
             ended_at_s=at_s + window_s,
             horizon_s=horizon_s,
             silence_s=1e9,
+            answer_s=10.0,
             config=config,
         )
         at_s += window_s
@@ -93,7 +94,14 @@ def test_a_window_without_length_teaches_nothing():
     memory, _ = _run([5.0] * 3)
     empty = ClassDemand(model="m", workload_class="0-")
     after, _ = forecast_class(
-        memory, empty, started_at_s=30.0, ended_at_s=30.0, horizon_s=60.0, silence_s=1e9, config=CONFIG
+        memory,
+        empty,
+        started_at_s=30.0,
+        ended_at_s=30.0,
+        horizon_s=60.0,
+        silence_s=1e9,
+        answer_s=10.0,
+        config=CONFIG,
     )
     assert after == memory
 
@@ -102,6 +110,13 @@ def test_after_a_long_silence_nothing_is_expected():
     memory, _ = _run([5.0] * 30)
     silent = ClassDemand(model="m", workload_class="0-")
     _, forecast = forecast_class(
-        memory, silent, started_at_s=300.0, ended_at_s=700.0, horizon_s=60.0, silence_s=300.0, config=CONFIG
+        memory,
+        silent,
+        started_at_s=300.0,
+        ended_at_s=700.0,
+        horizon_s=60.0,
+        silence_s=300.0,
+        answer_s=10.0,
+        config=CONFIG,
     )
     assert forecast.arrivals_per_s == 0.0
