@@ -37,7 +37,12 @@ SPLIT = parse_config("""
 models: {m: {source: s, architecture: llama-3.1-8b}}
 pools:
   p: {model: m, role: prefill, gpu_type: H100, replicas: {min: 1, max: 2, initial: 2}}
-  d: {model: m, role: decode, gpu_type: A100, replicas: {min: 1, max: 3, initial: 3}, max_concurrent_requests: 128}
+  d:
+    model: m
+    role: decode
+    gpu_type: A100
+    replicas: {min: 1, max: 3, initial: 3}
+    max_concurrent_requests: 128
 provisioning: {period_s: 10}
 """)
 
@@ -114,10 +119,11 @@ def test_a_flash_crowd_is_served_and_leaves_no_replicas_behind():
     assert report.failed == report.rejected == 0
 
 
-@pytest.mark.parametrize("period_s", [120.0, 400.0])
-def test_oscillating_demand_does_not_make_the_fleet_flap(period_s):
+@pytest.mark.parametrize(("period_s", "most"), [(120.0, 16), (400.0, 40)])
+def test_oscillating_demand_does_not_make_the_fleet_flap(period_s, most):
+    """Faster than the scale-down window it is ridden out; slower, each pool turns at most twice a window."""
     report = _run(_shaped(oscillating(4.0, 20.0, period_s), 20.0, 3600.0))
-    assert report.direction_changes <= 16, "two pools, one hour"
+    assert report.direction_changes <= most, "two pools, one hour"
     assert report.slo_attainment > 0.95
 
 
@@ -145,7 +151,7 @@ def test_a_gpu_type_that_is_lost_is_replaced_by_another():
 
 
 def test_blind_it_takes_nothing_away():
-    trace = _shaped(step(15.0, 1.0, 900.0), 15.0, 2400.0)
+    trace = _shaped(step(40.0, 1.0, 900.0), 40.0, 2400.0)
     fault = SignalsStale(at_s=890.0, until_s=1800.0)
     simulation = Simulation(Scenario(config=MIXED, traces={"m": trace}, faults=(fault,)))
     simulation.run()
@@ -184,7 +190,8 @@ def _queue(servers, answers, *, rate_per_s, seed, requests=60_000):
     config = parse_config(f"""
     models: {{m: {{source: s}}}}
     pools:
-      q: {{model: m, gpu_type: H100, replicas: {{min: {servers}, max: {servers}}}, max_concurrent_requests: 1}}
+      q:
+        {{model: m, gpu_type: H100, replicas: {{min: {servers}, max: {servers}}}, max_concurrent_requests: 1}}
     gateway: {{queue_timeout_s: 3600, max_queued_requests: 100000}}
     """)
     simulation = Simulation(

@@ -68,12 +68,12 @@ def forecast_class(
     experts = ((line, 0), (season, 1)) if season >= 0 else ((line, 0),)
     errors = memory.errors or (_ERROR_START, _ERROR_START)
     error2, expected = min((errors[place], said) for said, place in experts)
-    if ended_at_s - memory.arrived_at_s > silence_s:
-        expected = 0.0
+    silent = ended_at_s - memory.arrived_at_s > silence_s
+    expected = 0.0 if silent else expected
     # Over the horizon so many arrivals are expected; their number scatters.
     deviation = math.sqrt(expected / max(horizon_s, 1.0) + error2 * expected * expected)
     # What comes right now has to be served whatever the line through the last minutes says.
-    now = memory.recent[3] / memory.recent[0] if memory.recent and expected > 0 else 0.0
+    now = 0.0 if silent or not memory.recent else memory.recent[3] / memory.recent[0]
     return memory, _forecast(memory, demand, expected, max(now, expected + config.band_sigmas * deviation))
 
 
@@ -195,7 +195,10 @@ def _line(memory: SeriesMemory, horizon_s: float) -> float:
         return 0.0
     mean_t, mean_y, slope, _ = _fit(memory.moments)
     now = mean_y - slope * mean_t
-    return max(0.0, now, now + slope * horizon_s) if slope > 0 else max(0.0, now)
+    if slope > 0:
+        return max(0.0, now, now + slope * horizon_s)
+    # A line that falls is not carried on: it would soon be below what still comes.
+    return max(0.0, now, memory.recent[3] / memory.recent[0])
 
 
 def _season(

@@ -5,6 +5,7 @@ hardware that serves a load best is awake and the rest asleep; it looks ahead by
 start; it knows power, and keeps a cap on it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -51,7 +52,9 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
     limits: dict[str, PoolLimits] = {}
     for pool in snapshot.pools:
         memories[pool.pool] = _placing(pool, state, config, now_s)
-        limits[pool.pool] = _limits(pool, memories[pool.pool], config, now_s)
+        limits[pool.pool] = _limits(
+            pool, memories[pool.pool], config, now_s=now_s, stale=_is_stale(snapshot, pool, config)
+        )
     cap_w = config.provisioning.power_cap_w(now_s)
     held, peaks, planned_per_s = _held(snapshot, forecasts, state, config)
     under_way = {}
@@ -64,7 +67,8 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
             now_s=now_s,
             hold_s=config.provisioning.damping.scale_down_window_s,
         )
-    planned = _planned(snapshot, held, limits, under_way, config=config, cap_w=cap_w)
+    settled = _settled(snapshot, memories, config)
+    planned = _planned(snapshot, held, limits, under_way, settled=settled, config=config, cap_w=cap_w)
     wishes, spared = _wishes(planned, limits, config)
     targets = _damped(snapshot, wishes, memories, limits, config)
     if cap_w is not None:
@@ -198,8 +202,9 @@ def _held(
             state.peaks.get(model, ()), demand, now_s=snapshot.observed_at_s, hold_s=hold_s
         )
         planned[model] = steady(state.planned_per_s.get(model), peak, damping.dead_band)
-        lift = planned[model] / demand if demand > 0 else 1.0
-        held += [replace(found, arrivals_per_s=found.arrivals_per_s * lift) for found in classes]
+        for found in classes:
+            share = found.arrivals_per_s / demand if demand > 0 else 1.0 / len(classes)
+            held.append(replace(found, arrivals_per_s=planned[model] * share))
     return held, peaks, planned
 
 
@@ -221,7 +226,9 @@ def _placing(
     return memory
 
 
-def _limits(pool: PoolObservation, memory: PoolMemory, config: TidemillConfig, now_s: float) -> PoolLimits:
+def _limits(
+    pool: PoolObservation, memory: PoolMemory, config: TidemillConfig, *, now_s: float, stale: bool
+) -> PoolLimits:
     bounds = config.pools[pool.pool].replicas
     existing = pool.count(ReplicaStage.READY, ReplicaStage.STARTING)
     highest = bounds.max
@@ -231,7 +238,9 @@ def _limits(pool: PoolObservation, memory: PoolMemory, config: TidemillConfig, n
         highest = min(highest, pool.count(ReplicaStage.READY))
     elif pool.replicas_placeable is not None:
         highest = max(highest, min(existing, bounds.max))
-    return PoolLimits(replicas_min=bounds.min, replicas_max=max(bounds.min, highest))
+    # On old news nothing is taken away, and so nothing need be put in its place.
+    lowest = max(bounds.min, min(bounds.max, pool.replicas_wanted)) if stale else bounds.min
+    return PoolLimits(replicas_min=lowest, replicas_max=max(lowest, highest))
 
 
 # Commitment
@@ -243,13 +252,14 @@ def _planned(
     limits: Mapping[str, PoolLimits],
     under_way: Mapping[str, float],
     *,
+    settled: frozenset[str],
     config: TidemillConfig,
     cap_w: float | None,
 ) -> list[tuple[PlannedProgram, Commitment]]:
     """One program for each model; with a power cap, which couples them, one for all."""
     demanded = {forecast.model for forecast in forecasts}
     models = sorted({pool.model for pool in snapshot.pools if pool.model in demanded})
-    groups = [models] if cap_w is not None else [[model] for model in models]
+    groups = [models] if models and cap_w is not None else [[model] for model in models]
     backlog = {waiting.model: float(waiting.requests) for waiting in snapshot.backlog}
     return [
         _solved(
@@ -258,6 +268,7 @@ def _planned(
             limits,
             backlog,
             under_way=under_way,
+            settled=settled.issuperset(group),
             config=config,
             cap_w=cap_w,
         )
@@ -272,6 +283,7 @@ def _solved(
     backlog: Mapping[str, float],
     *,
     under_way: Mapping[str, float],
+    settled: bool,
     config: TidemillConfig,
     cap_w: float | None,
 ) -> tuple[PlannedProgram, Commitment]:
@@ -285,14 +297,32 @@ def _solved(
         replicas={pool.pool: max(1, pool.replicas_wanted) for pool in pools},
         power_cap_w=cap_w,
     )
-    return planned, _with_least_change(planned.program, config.provisioning.damping.tolerance)
+    # A mix that has just changed is not exchanged for another, whatever that would save.
+    tolerance = config.provisioning.damping.tolerance
+    return planned, _with_least_change(planned.program, tolerance, dearer=tolerance if settled else math.inf)
 
 
-def _with_least_change(program: Program, tolerance: float) -> Commitment:
+def _settled(
+    snapshot: FleetSnapshot, memories: Mapping[str, PoolMemory], config: TidemillConfig
+) -> frozenset[str]:
+    """Models none of whose pools has changed within the scale-down window."""
+    since_s = snapshot.observed_at_s - config.provisioning.damping.scale_down_window_s
+    moving = {
+        pool.model
+        for pool in snapshot.pools
+        for changed_at_s in (memories[pool.pool].changed_up_at_s, memories[pool.pool].changed_down_at_s)
+        if changed_at_s is not None and changed_at_s > since_s
+    }
+    return frozenset({pool.model for pool in snapshot.pools} - moving)
+
+
+def _with_least_change(program: Program, tolerance: float, *, dearer: float) -> Commitment:
     """The optimum, unless fewer changes are about as good.
 
-    Nothing is started for a shortage within the tolerance, and pools are exchanged for each other only for a
-    saving beyond it.
+    Args:
+        program: what is to be solved.
+        tolerance: nothing is started for a shortage within this share of the demand.
+        dearer: pools are exchanged for each other only if the plan would else cost this share more.
     """
     best = commit(program)
     changes = [count - column.present for column, count in zip(program.pools, best.replicas, strict=True)]
@@ -313,7 +343,7 @@ def _with_least_change(program: Program, tolerance: float) -> Commitment:
         )
     for option in options:
         found = commit(option)
-        if _as_good(found, best, tolerance):
+        if _as_good(found, best, dearer):
             return found
     return best
 
