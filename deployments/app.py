@@ -11,7 +11,9 @@ from typing import Any, cast
 
 import ray
 from ray import serve
+from ray.serve._private.common import DeploymentID
 from ray.serve.api import RunTarget
+from ray.serve.context import _get_global_client
 
 from cluster.config import TidemillConfig
 from cluster.entities.pool import Role
@@ -48,7 +50,8 @@ def pool_application(config: TidemillConfig, pool_name: str, weights: str) -> se
     if resources.memory_bytes is not None:
         actor_options["memory"] = resources.memory_bytes
     deployment = _DEPLOYMENTS[pool.role].options(
-        num_replicas=pool.replicas.start,
+        # Serve deploys nothing with 0 replicas; `deploy` takes the one back.
+        num_replicas=max(1, pool.replicas.start),
         ray_actor_options=actor_options,
         graceful_shutdown_timeout_s=pool.drain_timeout_s + _FORCED_STOP_S,
         graceful_shutdown_wait_loop_s=0.2,
@@ -144,4 +147,18 @@ def deploy(
         config, weights=weights, settings=RouterSettings(state_dir=str(state_dir), admin_key=admin_key)
     )
     progress(f"deploying {', '.join(target.name for target in applications)}")
-    serve.run_many(applications, wait_for_applications_running=True)
+    asleep = {pool_application_name(name) for name, pool in config.pools.items() if not pool.replicas.start}
+    # Nobody waits for a pool that is to sleep: its hardware may not even be there.
+    serve.run_many([a for a in applications if a.name in asleep], wait_for_applications_running=False)
+    for name in sorted(asleep):
+        _put_to_sleep(name)
+    serve.run_many([a for a in applications if a.name not in asleep], wait_for_applications_running=True)
+
+
+def _put_to_sleep(application: str) -> None:
+    """Take back the one replica that Serve insists on: what its REST interface for external scalers does."""
+    controller = _get_global_client()._controller  # noqa: SLF001 - Serve has no public call for it
+    deployments = serve.status().applications[application].deployments
+    for deployment in deployments:
+        identity = DeploymentID(name=deployment, app_name=application)
+        ray.get(controller.update_deployment_replicas.remote(identity, 0))

@@ -2,10 +2,23 @@
 
 from pydantic import Field, model_validator
 
-from cluster.config.base import Section
+from cluster.config.base import Name, Section
 
 _HANDED_OUT = (range(10002, 20000), range(30000, 31001), range(40000, 41001))
 """Ports that Ray gives its workers and Serve its replicas."""
+
+
+class SimulatedNodesConfig(Section):
+    """Nodes of one kind that Ray's autoscaler adds and removes: processes on this machine, for trying out."""
+
+    cpus: int = Field(default=1, ge=0)
+    """Cores that each offers; they are this machine's, counted again."""
+
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Custom resources that each offers; pools ask for them in `resources.custom`."""
+
+    max: int = Field(default=1, ge=0, le=16)
+    """Never more of them than this; 0 makes a kind that is sold out."""
 
 
 class LocalClusterConfig(Section):
@@ -38,6 +51,13 @@ class LocalClusterConfig(Section):
 
     haproxy: bool = True
     """Serve's HAProxy ingress; without it Serve's Python proxy answers, ten times slower."""
+
+    simulated_nodes: dict[Name, SimulatedNodesConfig] = Field(default_factory=dict)
+    """Kinds of nodes that join when replicas need them and leave when they are idle, as in a cloud; each is a
+    few processes and about 300 MB of memory. Empty keeps everything on the head."""
+
+    simulated_nodes_idle_s: float = Field(default=15.0, gt=0)
+    """A simulated node leaves after being idle for so long."""
 
     start_timeout_s: float = Field(default=900.0, gt=0)
     """`tidemill up` gives up when the first answer has not come by then."""

@@ -20,6 +20,7 @@ import psutil
 from cluster.config.local_cluster import LocalClusterConfig
 from operators.local_cluster import processes
 from operators.local_cluster.environment import HAPROXY_FOLDER, FreePorts, cluster_environment
+from operators.local_cluster.simulated_nodes import autoscaling_environment, write_autoscaling_config
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _HOST = "127.0.0.1"
@@ -146,13 +147,20 @@ class LocalCluster:
             agent_port=self._ports.dashboard_agent,
             cores=self._cores,
         )
+        head_environment = self.environment
+        if self._config.simulated_nodes:
+            path = write_autoscaling_config(
+                self._config, self.runtime_dir, cpus=planned_cpus(self._config, self._cores)
+            )
+            command.append(f"--autoscaling-config={path}")
+            head_environment = {**self.environment, **autoscaling_environment()}
         # Noted first: a signal between the process's birth and its assignment must not lose it.
         self._begun = True
         with self.head_log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal must reach us, who stop things in order.
             self._process = subprocess.Popen(
                 command,
-                env=self.environment,
+                env=head_environment,
                 cwd=SOURCE_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

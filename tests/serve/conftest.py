@@ -215,5 +215,6 @@ pools:
     drain_timeout_s: 30
 gateway: {router_replicas: 2, router_cpus: 0.01, queue_timeout_s: 60}
 semantic_cache: {cpus: 0.01}
+provisioning: {enabled: false}  # the tests scale themselves
 local_cluster: {memory_bytes_min: 1000000000}
 """

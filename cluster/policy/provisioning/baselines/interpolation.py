@@ -1,10 +1,15 @@
 """NVIDIA Dynamo's planner in its SLA mode: forecast, then interpolate profiles, for each pool on its own.
 
-Every 180 s: the load of the next interval is predicted from the past ones (here by the last, its simplest
-predictor); prefill replicas = prompt tokens per second / profiled rate within the TTFT objective, decode
-replicas = requests per second / profiled rate within the objective for the time between tokens. The planner
-has one kind of each; where a model has several pools, each is given the part of the load that it carries now.
-Its correction by observed latency is left out, because it needs a TTFT per pool that no snapshot has.
+Every 180 s, the first time after one such interval: the load of the next interval is predicted to be that of
+the last (its `constant` predictor); prefill replicas = requests per second / profiled rate within the TTFT
+objective, with prompt tokens found in caches left out; decode replicas = requests per second / profiled rate
+within the objective for the time between tokens; never fewer than one. Source: ai-dynamo/dynamo,
+`components/src/dynamo/planner/core/throughput_scaling.py`.
+
+What differs: the planner has one pool of each role, so where a model has several, each is given the part of
+the load that it carries now. Its fast loop on engine metrics and its correction by observed latency are left
+out; no snapshot has what they need. Without any requests it leaves the fleet as it is (issue 14251 there);
+here it shrinks to one of each, which flatters it.
 """
 
 import math
@@ -23,46 +28,58 @@ from cluster.entities.fleet import (
 )
 from cluster.entities.pool import Role
 from cluster.performance.capacity import Mix, Objective, Work, rate_max
-from cluster.policy.provisioning.baselines.per_pool import decide_each, requests_running
+from cluster.policy.provisioning.baselines.per_pool import decide_each, requests_ongoing
 from cluster.policy.provisioning.program import on_grid
 
 ADJUSTMENT_INTERVAL_S = 180.0
+_OUTPUT_TOKENS = 256.0
+"""Taken for the mean answer as long as none is complete."""
+_EPSILON_S = 1e-6
 
 
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
     """Decide (the contract is `interface.ProvisioningPolicy`)."""
-    series = counted(snapshot, state)
-    last_s = max((memory.changed_up_at_s or -math.inf for memory in state.pools.values()), default=-math.inf)
-    due = snapshot.observed_at_s - last_s >= ADJUSTMENT_INTERVAL_S - 1e-6
+    series = _counted(snapshot, state)
+    now_s = snapshot.observed_at_s
 
     def rule(
         pool: PoolObservation, settings: PoolConfig, memory: PoolMemory, _: FleetSnapshot
     ) -> tuple[int, PoolMemory]:
         del settings
-        if not due:
+        last_s = memory.changed_up_at_s
+        if last_s is not None and now_s - last_s < ADJUSTMENT_INTERVAL_S - _EPSILON_S:
             return pool.replicas_wanted, memory
-        wanted = _replicas(pool, snapshot, series.get(pool.model, SeriesMemory()), config)
-        return wanted, replace(memory, changed_up_at_s=snapshot.observed_at_s)
+        memory = replace(memory, changed_up_at_s=now_s)
+        if last_s is None:
+            # The first interval begins.
+            return pool.replicas_wanted, memory
+        return _replicas(pool, snapshot, series[_key(pool.model)], config), memory
 
     decision = decide_each(snapshot, state, config, rule)
-    return replace(decision, state=replace(decision.state, series={} if due else series))
+    adjusted = any(memory.changed_up_at_s == now_s for memory in decision.state.pools.values())
+    return replace(decision, state=replace(decision.state, series={} if adjusted else series))
 
 
-def counted(snapshot: FleetSnapshot, state: ProvisionerState) -> dict[str, SeriesMemory]:
+def _key(model: str) -> str:
+    # Apart from the series that other policies remember: a state may have been left by one of them.
+    return f"interpolation/{model}"
+
+
+def _counted(snapshot: FleetSnapshot, state: ProvisionerState) -> dict[str, SeriesMemory]:
     """Demand by model since the last adjustment: the span and the sums, in `moments` and `tokens`."""
     span_s = max(
         0.0, snapshot.demand.ended_at_s - max(snapshot.demand.started_at_s, state.demand_seen_until_s)
     )
     series = {}
     for model in sorted({pool.model for pool in snapshot.pools}):
-        memory = state.series.get(model, SeriesMemory())
+        memory = state.series.get(_key(model), SeriesMemory())
         sums = list(memory.tokens or (0.0,) * 8)
         if span_s > 0:
             for demand in snapshot.demand.classes:
                 if demand.model == model:
                     sums = [old + new for old, new in zip(sums, _sums(demand), strict=True)]
         elapsed_s = (memory.moments[0] if memory.moments else 0.0) + span_s
-        series[model] = replace(memory, moments=(elapsed_s,), tokens=tuple(sums))
+        series[_key(model)] = replace(memory, moments=(elapsed_s,), tokens=tuple(sums))
     return series
 
 
@@ -79,7 +96,7 @@ def _sums(demand: ClassDemand) -> tuple[float, ...]:
     )
 
 
-def mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
+def _mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
     """Requests per second and what they were like; None if there were none."""
     arrivals, prompt, squares, completions, completed, cached, output, attended = memory.tokens
     span_s = memory.moments[0]
@@ -90,8 +107,8 @@ def mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
         prompt_tokens=on_grid(prompt / arrivals),
         uncached_tokens=on_grid(prompt / arrivals * computed),
         uncached_tokens_squared=on_grid(squares / arrivals * computed * computed),
-        output_tokens=on_grid(output / completions if completions > 0 else 256.0),
-        context_tokens=on_grid(attended / output if output > 0 else prompt / arrivals + 128.0),
+        output_tokens=on_grid(output / completions if completions > 0 else _OUTPUT_TOKENS),
+        context_tokens=on_grid(attended / output if output > 0 else prompt / arrivals + _OUTPUT_TOKENS / 2.0),
     )
     return arrivals / span_s, mix
 
@@ -99,7 +116,7 @@ def mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
 def _replicas(
     pool: PoolObservation, snapshot: FleetSnapshot, memory: SeriesMemory, config: TidemillConfig
 ) -> int:
-    found = mean_mix(memory) if memory.tokens else None
+    found = _mean_mix(memory)
     if found is None:
         return 1
     rate_per_s, mix = found
@@ -115,7 +132,7 @@ def _replicas(
         p.role is Role.PREFILL for p in snapshot.pools if p.model == pool.model
     ):
         work = Work.WHOLE
-    total = sum(requests_running(p) for p in alike)
-    share = requests_running(pool) / total if total else 1.0 / len(alike)
+    total = sum(requests_ongoing(p) for p in alike)
+    share = requests_ongoing(pool) / total if total else 1.0 / len(alike)
     each = rate_max(pool.performance, mix, objective, work=work)
     return max(1, math.ceil(rate_per_s * share / each)) if each > 0 else 1

@@ -18,7 +18,7 @@ from cluster.entities.fleet import (
     ProvisionerState,
     ReplicaStage,
 )
-from cluster.policy.provisioning.baselines.per_pool import backlog_share, decide_each, requests_running
+from cluster.policy.provisioning.baselines.per_pool import backlog_share, decide_each, requests_ongoing
 
 TARGET_SHARE = 0.7
 UPSCALE_DELAY_S = 30.0
@@ -36,11 +36,11 @@ def _rule(
 ) -> tuple[int, PoolMemory]:
     now_s = snapshot.observed_at_s
     seen = [wish for wish in memory.wishes if wish[0] > now_s - LOOK_BACK_S]
-    ongoing = requests_running(pool) + math.ceil(backlog_share(pool, snapshot))
+    ongoing = requests_ongoing(pool) + math.ceil(backlog_share(pool, snapshot))
     memory = replace(memory, wishes=(*seen, (now_s, ongoing)))
     mean = sum(count for _, count in memory.wishes) / len(memory.wishes)
-    running = pool.count(ReplicaStage.READY, ReplicaStage.STARTING)
-    if running == 0:
+    if pool.count(ReplicaStage.READY) == 0:
+        # Nothing runs: requests wake one without delay, and otherwise what is asked for stays.
         return (max(1, pool.replicas_wanted) if ongoing else pool.replicas_wanted), memory
     desired = math.ceil(mean / (TARGET_SHARE * settings.max_concurrent_requests))
     return after_delay(

@@ -13,6 +13,7 @@ from cluster.entities.fleet import (
     PoolObservation,
     PoolTarget,
     ProvisionerState,
+    ReplicaObservation,
     ReplicaStage,
 )
 from cluster.entities.reasons import Reason
@@ -68,9 +69,14 @@ def pool_target(
     )
 
 
-def requests_running(pool: PoolObservation) -> int:
-    """Requests on the pool's replicas, waiting ones included."""
-    return sum(replica.requests_running + replica.requests_waiting for replica in pool.replicas)
+def requests_ongoing(pool: PoolObservation) -> int:
+    """Requests on the pool's ready replicas, waiting ones included; those that drain are nobody's load."""
+    return sum(replica.requests_running + replica.requests_waiting for replica in ready_replicas(pool))
+
+
+def ready_replicas(pool: PoolObservation) -> list[ReplicaObservation]:
+    """The replicas whose metrics count, as autoscalers leave out what starts and what is on its way out."""
+    return [replica for replica in pool.replicas if replica.stage is ReplicaStage.READY]
 
 
 def backlog_share(pool: PoolObservation, snapshot: FleetSnapshot) -> float:

@@ -1,21 +1,20 @@
-"""KEDA on vLLM's waiting requests, as vLLM production-stack ships it.
+"""KEDA on vLLM's waiting requests, as the chart of vLLM production-stack ships it.
 
-desired = ceil(waiting / 5), at least one; polled every 15 s; what KEDA hands to the autoscaler behind it
-shrinks after 300 s. A queue is empty until a replica is full: the rule knows of load when it is too late.
+desired = ceil(waiting / 5), at least one: the chart's default trigger is `vllm:num_requests_waiting` with a
+threshold of 5 (helm/templates/scaledobject-vllm.yaml), which KEDA hands to a Horizontal Pod Autoscaler as an
+average value per replica. What that does with a wish: `behaviour`. A queue is empty until a replica is full:
+the rule knows of load when it is late, and of the end of load too soon.
 """
 
 import math
-from dataclasses import replace
 
 from cluster.config.pools import PoolConfig
 from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import FleetDecision, FleetSnapshot, PoolMemory, PoolObservation, ProvisionerState
-from cluster.policy.provisioning.baselines.per_pool import backlog_share, decide_each
+from cluster.policy.provisioning.baselines.behaviour import behaved, is_due, is_tolerated
+from cluster.policy.provisioning.baselines.per_pool import backlog_share, decide_each, ready_replicas
 
 WAITING_PER_REPLICA = 5.0
-POLL_S = 15.0
-SCALE_DOWN_WINDOW_S = 300.0
-TOLERANCE = 0.1
 
 
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
@@ -28,14 +27,10 @@ def _rule(
 ) -> tuple[int, PoolMemory]:
     del settings
     now_s, current = snapshot.observed_at_s, pool.replicas_wanted
-    if memory.wishes and now_s - memory.wishes[-1][0] < POLL_S - 1e-6:
+    if not is_due(memory, now_s):
         return current, memory
-    queued = sum(replica.requests_waiting for replica in pool.replicas) + backlog_share(pool, snapshot)
-    # An average value per replica: the autoscaler divides the sum by the target.
+    waiting = sum(replica.requests_waiting for replica in ready_replicas(pool))
+    queued = waiting + backlog_share(pool, snapshot)
     ratio = queued / (WAITING_PER_REPLICA * max(1, current))
-    desired = current if abs(ratio - 1.0) <= TOLERANCE else max(1, math.ceil(queued / WAITING_PER_REPLICA))
-    wishes = tuple(wish for wish in memory.wishes if wish[0] > now_s - SCALE_DOWN_WINDOW_S)
-    memory = replace(memory, wishes=(*wishes, (now_s, desired)))
-    if desired >= current:
-        return desired, memory
-    return min(current, max(count for _, count in memory.wishes)), memory
+    wish = current if is_tolerated(ratio) else math.ceil(queued / WAITING_PER_REPLICA)
+    return behaved(max(1, wish), current, memory, now_s)

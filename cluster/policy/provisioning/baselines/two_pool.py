@@ -1,10 +1,10 @@
 """FleetOpt (arXiv 2603.16514): a pool for short prompts, one for long ones, sized as M/G/c queues.
 
 KV cache is reserved by the longest context, each of a replica's slots is a server, and the pools are sized so
-that the 99th percentile of the wait (vllm_sr_sim's form: ln(C/0.01)·(1+cv²)/(2(cμ−λ))) and the utilisation of
-0.85 hold. The boundary is the band of prompt lengths at which both pools together cost least. The paper sizes
-for one hour's distribution; so does this, once an hour. Of a model's pools those two are used that cost least
-by themselves; without long prompts one is enough.
+that the 99th percentile of the wait (vllm_sr_sim's form: ln(C/0.01)·(1+cv²)/(2(cμ−λ)), here with cv = 1, for
+no snapshot has the spread of answers) and the utilisation of 0.85 hold. The boundary is the band of prompt
+lengths at which both pools together cost least. The paper sizes for one hour's distribution; so does this,
+once an hour. Of a model's pools those two are used that cost least; without long prompts one is enough.
 """
 
 import math
@@ -18,6 +18,7 @@ from cluster.entities.fleet import (
     FleetSnapshot,
     PoolMemory,
     PoolObservation,
+    PoolTarget,
     ProvisionerState,
     SeriesMemory,
 )
@@ -51,14 +52,22 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
     first = not state.pools
     due = elapsed_s >= (FIRST_S if first else INTERVAL_S)
     if not due:
-        last = {target.pool: target for target in state.plan.pools} if state.plan else {}
+        last = {target.pool: _kept(target) for target in state.plan.pools} if state.plan else {}
         plan = FleetPlan(
             pools=tuple(
-                last.get(pool.pool) or pool_target(pool, config.pools[pool.pool], pool.replicas_wanted)
+                pool_target(
+                    pool, config.pools[pool.pool], *last.get(pool.pool, (pool.replicas_wanted, (0, None)))
+                )
                 for pool in snapshot.pools
             )
         )
-        kept = replace(state, series=series, demand_seen_until_s=snapshot.demand.ended_at_s, plan=plan)
+        # What was sized is remembered, not what hardware allows at the moment: that may come back.
+        kept = replace(
+            state,
+            series=series,
+            demand_seen_until_s=snapshot.demand.ended_at_s,
+            plan=state.plan or plan,
+        )
         return FleetDecision(plan=plan, state=kept)
     wanted: dict[str, _Sized] = {}
     for model in sorted({pool.model for pool in snapshot.pools}):
@@ -79,6 +88,15 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
     )
 
 
+def _kept(target: PoolTarget) -> _Sized:
+    return target.replicas, (target.prompt_tokens_min, target.prompt_tokens_max)
+
+
+def _key(model: str, name: str) -> str:
+    # Apart from the series that other policies remember: a state may have been left by one of them.
+    return f"two_pool/{model}/{name}"
+
+
 def _counted(
     snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
 ) -> dict[str, SeriesMemory]:
@@ -88,11 +106,11 @@ def _counted(
     series = {}
     for model in sorted({pool.model for pool in snapshot.pools}):
         for name in workload_classes(config.provisioning.prompt_bands):
-            memory = state.series.get(f"{model}/{name}", SeriesMemory())
+            memory = state.series.get(_key(model, name), SeriesMemory())
             old = memory.tokens or (0.0,) * 4
             demand = found.get((model, name), ClassDemand(model=model, workload_class=name))
             new = (demand.arrivals, demand.prompt_tokens, demand.completions, demand.output_tokens)
-            series[f"{model}/{name}"] = SeriesMemory(
+            series[_key(model, name)] = SeriesMemory(
                 moments=((memory.moments[0] if memory.moments else 0.0) + span_s,),
                 tokens=tuple(a + b for a, b in zip(old, new, strict=True)) if span_s > 0 else old,
             )
@@ -102,7 +120,7 @@ def _counted(
 def _loads(model: str, series: dict[str, SeriesMemory], config: TidemillConfig) -> list[_Load]:
     loads = []
     for name in workload_classes(config.provisioning.prompt_bands):
-        memory = series[f"{model}/{name}"]
+        memory = series[_key(model, name)]
         arrivals, prompt, completions, output = memory.tokens
         loads.append(
             _Load(
@@ -134,7 +152,8 @@ def _option(
 ) -> tuple[float, dict[str, _Sized]]:
     ttft_s = config.models[short.model].slo.ttft_s
     low, high = loads[:boundary], loads[boundary:]
-    upper = low[-1].upper_tokens if high else None
+    # Nobody sends longer prompts: should one come, the first pool takes it.
+    upper = low[-1].upper_tokens if any(load.rate_per_s > 0 for load in high) else None
     counts: dict[str, _Sized] = {str(short.pool): (_replicas(short, low, ttft_s), (0, upper))}
     if high:
         more = _replicas(long, high, ttft_s)
