@@ -61,6 +61,15 @@ def parse_config(text: str, *, origin: str = "configuration") -> TidemillConfig:
         raise ConfigError(f"{origin}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: expected a mapping with `models` and `pools` at the top level")
+    return check_config(data, origin=origin)
+
+
+def check_config(data: Any, *, origin: str = "configuration") -> TidemillConfig:
+    """Check configuration data, as read from YAML or JSON.
+
+    Raises:
+        ConfigError: the data break a rule.
+    """
     try:
         return TidemillConfig.model_validate(data)
     except ValidationError as error:

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pydantic import ValidationError
-
+from cluster.config import TidemillConfig, check_config
 from cluster.config.provisioning import PolicyName
-from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import ClassForecast, FleetDecision, FleetPlan, FleetSnapshot, ProvisionerState
 from cluster.entities.reasons import Reason
 from cluster.policy.provisioning.policies import POLICIES
@@ -106,7 +104,7 @@ def redecide_log(lines: Iterable[str], *, policy: PolicyName | None = None) -> I
                 header, state = _header(data), None
                 continue
             record = record_of(data)
-        except (ValueError, ValidationError) as error:
+        except ValueError as error:
             raise DecisionLogError(f"line {number}: {error}") from error
         if header is None:
             raise DecisionLogError(f"line {number}: a decision before any header")
@@ -155,7 +153,7 @@ def _header(data: dict[str, Any]) -> tuple[PolicyName, TidemillConfig]:
         raise DecisionLogError(f"format {data['tidemill_provisioning']} is not {FORMAT}")
     if data.get("policy") not in POLICIES:
         raise DecisionLogError(f"no policy {data.get('policy')!r}")
-    return data["policy"], TidemillConfig.model_validate(data.get("config"))
+    return data["policy"], check_config(data.get("config"), origin="config")
 
 
 def _difference(logged: Decided, again: Decided) -> str | None:
