@@ -117,6 +117,41 @@ def test_every_snapshot_gets_a_plan_within_the_bounds(name, first, second):
 
 
 @pytest.mark.parametrize("name", POLICIES)
+@given(snapshot=snapshots())
+@settings(max_examples=12, deadline=None)
+def test_only_replicas_that_stay_so_far_are_named_to_go_each_once(name, snapshot):
+    decision = POLICIES[name](snapshot, ProvisionerState(), CONFIG)
+    for pool, target in zip(snapshot.pools, decision.plan.pools, strict=True):
+        staying = {
+            replica.replica_id for replica in pool.replicas if replica.stage is not ReplicaStage.DRAINING
+        }
+        assert set(target.drain_first) <= staying
+        assert len(set(target.drain_first)) == len(target.drain_first)
+        if len(staying) > target.replicas:
+            assert len(target.drain_first) >= len(staying) - target.replicas
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(snapshot=snapshots(), later=snapshots(at_s=1_060.0))
+@settings(max_examples=12, deadline=None)
+def test_every_length_of_prompt_has_a_pool_of_its_model(name, snapshot, later):
+    state = ProvisionerState()
+    for seen in (snapshot, later):
+        decision = POLICIES[name](seen, state, CONFIG)
+        state = decision.state
+    limits = {}
+    for target in decision.plan.pools:
+        upper = target.prompt_tokens_max
+        assert upper is None or target.prompt_tokens_min <= upper
+        if CONFIG.pools[target.pool].role.answers:
+            model = CONFIG.pools[target.pool].model
+            limits.setdefault(model, []).append((target.prompt_tokens_min, upper))
+    for bounds in limits.values():
+        for length in (0, 512, 513, 4096, 4097, 10**6):
+            assert any(low <= length and (high is None or length <= high) for low, high in bounds)
+
+
+@pytest.mark.parametrize("name", POLICIES)
 @given(first=snapshots(), second=snapshots(at_s=1_060.0))
 @settings(max_examples=10, deadline=None)
 def test_equal_input_gives_equal_decisions_also_after_a_restart(name, first, second):

@@ -151,6 +151,7 @@ def log_of(name, count=130):
     return tuple(lines)
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_decides_the_same_again(name):
     again = list(redecide_log(log_of(name)))
