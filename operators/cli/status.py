@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -29,8 +30,39 @@ def status(*, json_output: bool, url: str | None) -> None:
         console.print("the gateway answers, but no engine replica has reported yet")
         return
     console.print(fleet_table(replicas))
+    plan = fleet.get("provisioner")
+    if plan is not None:
+        console.print(plan_table(plan))
+        reasons = ", ".join(str(reason).replace("_", " ") for reason in plan.get("reasons", ()))
+        console.print(
+            f"provisioner: {plan.get('policy')}" + (f" ({reasons})" if reasons else ""), markup=False
+        )
+        for meter, device, why in plan.get("meter_errors", ()):
+            console.print(f"not metered: {device} by {meter}: {why}", markup=False, highlight=False)
     for service in fleet.get("services", []):
         console.print(f"{service.get('service')}: {service.get('url')}", markup=False, highlight=False)
+
+
+def plan_table(published: dict[str, Any]) -> Table:
+    """One row per pool: what is wanted, what is there, what it draws, and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("pool")
+    for title in ("wanted", "ready", "starting", "draining", "power"):
+        table.add_column(title, justify="right")
+    table.add_column("why")
+    seen = {pool["pool"]: pool for pool in published.get("pools", ())}
+    for target in published.get("plan", {}).get("pools", ()):
+        pool = seen.get(target["pool"], {})
+        stages = Counter(replica.get("stage") for replica in pool.get("replicas", ()))
+        power = pool.get("power_w")
+        table.add_row(
+            target["pool"],
+            str(target["replicas"]),
+            *(str(stages[stage]) for stage in ("ready", "starting", "draining")),
+            "?" if power is None else f"{power:.0f} W {pool.get('power_source')}",
+            ", ".join(str(reason).replace("_", " ") for reason in target.get("reasons", ())),
+        )
+    return table
 
 
 def fleet_table(replicas: list[dict[str, Any]]) -> Table:

@@ -13,8 +13,6 @@ from deployments.app import pool_application_name
 
 _TIMEOUT_S = 10.0
 _EXISTING = frozenset({"STARTING", "UPDATING", "RECOVERING", "RUNNING"})
-_UNSCHEDULED = "to be scheduled"
-"""Part of Serve's message when replicas find no node for longer than it expects."""
 
 
 class ServeApiError(RuntimeError):
@@ -30,7 +28,7 @@ class ServePool:
     existing: tuple[str, ...]
     """Ids of replicas that are starting or running."""
     unscheduled: bool
-    """Whether replicas find no node."""
+    """Whether replicas have no node (yet)."""
 
 
 class ServeApi:
@@ -100,5 +98,8 @@ def _pool(deployment: str, state: dict[str, Any]) -> ServePool:
         deployment=deployment,
         replicas_wanted=len(existing) if wanted is None else int(wanted),
         existing=existing,
-        unscheduled=_UNSCHEDULED in str(state.get("message", "")),
+        unscheduled=any(
+            replica.get("state") == "STARTING" and not replica.get("node_id")
+            for replica in state.get("replicas", ())
+        ),
     )

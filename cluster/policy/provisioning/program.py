@@ -1,21 +1,18 @@
 """From a snapshot and a forecast to the integer program, and from its solution back to the pools."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.config.provisioning import ObjectiveConfig
 from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import ClassForecast, PoolObservation
-from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import Role
 from cluster.performance.capacity import Mix, Objective, Work, operating_point, rate_max, request_s
 from cluster.performance.transfer import kv_transfer_s
+from cluster.policy.provisioning.carrying import Carried, bucket, carried_by, mix_of, mixture, on_grid
 from cluster.policy.provisioning.commitment import Flow, Holding, PoolColumn, Program
 from cluster.policy.workload_class import class_lower_tokens
 
-_GRID = 1.03
-"""Rates and lengths are rounded up to powers of this, so that noise does not make every problem a new one."""
 _PENALTY = 50.0
 """An unserved request costs this many times what the dearest way to serve it does."""
 _SEATS_NOTED = 0.5
@@ -41,22 +38,6 @@ class PlannedProgram:
     pools: tuple[PoolObservation, ...]
     prompt_tokens_max: Mapping[str, int | None]
     """By pool: longest prompts that it can answer in time while another pool takes longer ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Carried:
-    """What one replica of a pool carries of a mix."""
-
-    rate_per_s: float
-    fixed_w: float
-    slope_w: float
-    """Per request/s."""
-    work_s: float
-    """`request_s` of the mix."""
-    seats: float
-    """Requests under way at the limit of the objectives, without the margin."""
-    answer_s: float
-    """Time that a mean answer takes."""
 
 
 def program_of(
@@ -87,46 +68,6 @@ def program_of(
         classes = [found for found in forecasts if found.model == model]
         builder.add(model, classes, backlog.get(model, 0.0), under_way.get(model, 0.0))
     return builder.finished(power_cap_w)
-
-
-def on_grid(value: float) -> float:
-    """The next power of the grid's base from below; 0 stays 0."""
-    if value <= 0.0:
-        return 0.0
-    return float(_GRID ** math.ceil(math.log(value) / math.log(_GRID) - 1e-9))
-
-
-def mix_of(forecast: ClassForecast) -> Mix:
-    """A class's requests as a mix, on the grid."""
-    computed = 1.0 - forecast.cached_fraction
-    return Mix(
-        prompt_tokens=on_grid(forecast.prompt_tokens),
-        uncached_tokens=on_grid(forecast.prompt_tokens * computed),
-        uncached_tokens_squared=on_grid(forecast.prompt_tokens_squared * computed * computed),
-        output_tokens=on_grid(max(1.0, forecast.output_tokens)),
-        context_tokens=on_grid(forecast.context_tokens),
-    )
-
-
-def mixture(mixes: Sequence[tuple[float, Mix]]) -> Mix:
-    """Several mixes as one, weighted by their rates; of equal weights if all rates are 0.
-
-    Raises:
-        ValueError: there is nothing to mix.
-    """
-    if not mixes:
-        raise ValueError("a mixture needs at least one mix")
-    total = sum(rate for rate, _ in mixes)
-    shares = [(rate / total if total > 0 else 1.0 / len(mixes), mix) for rate, mix in mixes]
-    output = sum(share * mix.output_tokens for share, mix in shares)
-    attended = sum(share * mix.output_tokens * mix.context_tokens for share, mix in shares)
-    return Mix(
-        prompt_tokens=on_grid(sum(share * mix.prompt_tokens for share, mix in shares)),
-        uncached_tokens=on_grid(sum(share * mix.uncached_tokens for share, mix in shares)),
-        uncached_tokens_squared=on_grid(sum(share * mix.uncached_tokens_squared for share, mix in shares)),
-        output_tokens=on_grid(output),
-        context_tokens=on_grid(attended / output),
-    )
 
 
 def energy_usd_per_wh(objective: ObjectiveConfig) -> float:
@@ -197,7 +138,7 @@ class _Builder:
         for found, demand in enumerate(demands):
             self._add_flows(found, demand, allowed, whole, split)
 
-    def _hold(self, whole: Mapping[int, _Carried], requests: float) -> None:
+    def _hold(self, whole: Mapping[int, Carried], requests: float) -> None:
         """What is under way has to have a seat, so that a fleet isn't shrunk under its own load."""
         present = sum(self._pools[place].replicas_wanted * carried.seats for place, carried in whole.items())
         if not whole or requests <= present * _SEATS_NOTED:
@@ -251,14 +192,14 @@ class _Builder:
         mixes: Sequence[tuple[float, Mix]],
         objective: Objective,
         work: Work,
-    ) -> _Carried:
+    ) -> Carried:
         pool = self._pools[place]
         mix = mixture(mixes)
         carried = carried_by(
             pool.performance,
             mix,
             objective,
-            replicas=_bucket(self._replicas.get(pool.pool, 1)),
+            replicas=bucket(self._replicas.get(pool.pool, 1)),
             work=work,
             utilisation_max=self._config.provisioning.utilisation_max,
         )
@@ -273,7 +214,7 @@ class _Builder:
         prompting: Sequence[int],
         demands: Sequence[tuple[float, Mix]],
         objective: Objective,
-    ) -> tuple[dict[int, _Carried], dict[int, _Carried], set[int]]:
+    ) -> tuple[dict[int, Carried], dict[int, Carried], set[int]]:
         """What prefill and decode pools carry of the classes that the router would split."""
         rules = self._config.routing.disaggregation
         long = {
@@ -285,7 +226,7 @@ class _Builder:
         if not (rules.enabled and long and prompting and decoding):
             return {}, {}, set()
         mixes = [demands[place] for place in sorted(long)]
-        prefill: dict[int, _Carried] = {}
+        prefill: dict[int, Carried] = {}
         for place in prompting:
             performance = self._pools[place].performance
             handed_s = kv_transfer_s(performance, round(mixture(mixes).prompt_tokens))
@@ -300,7 +241,7 @@ class _Builder:
 
     def _carried_answers(
         self, place: int, mixes: Sequence[tuple[float, Mix]], objective: Objective
-    ) -> _Carried:
+    ) -> Carried:
         fixed_w = self._fixed_w[self._pools[place].pool]
         carried = self._carried(place, mixes, objective, Work.ANSWERS)
         # A pool has one fixed power: that of whole requests, which every decode pool can serve too.
@@ -312,8 +253,8 @@ class _Builder:
         found: int,
         demand: tuple[float, Mix],
         allowed: Mapping[int, tuple[int, ...]],
-        whole: Mapping[int, _Carried],
-        split: tuple[dict[int, _Carried], dict[int, _Carried], set[int]],
+        whole: Mapping[int, Carried],
+        split: tuple[dict[int, Carried], dict[int, Carried], set[int]],
     ) -> None:
         rate, mix = demand
         place_of = len(self._demands)
@@ -334,7 +275,7 @@ class _Builder:
         self._penalties.append(_PENALTY * max(dearest, 1e-6))
         self._flows += flows
 
-    def _flow(self, demand: int, mix: Mix, parts: tuple[tuple[int, _Carried, Work], ...]) -> Flow:
+    def _flow(self, demand: int, mix: Mix, parts: tuple[tuple[int, Carried, Work], ...]) -> Flow:
         uses, watts = [], 0.0
         for place, carried, work in parts:
             each_s = request_s(self._pools[place].performance, mix, work)
@@ -386,39 +327,3 @@ class _Builder:
         return PlannedProgram(
             program=program, pools=self._pools, prompt_tokens_max=dict(self._prompt_tokens_max)
         )
-
-
-def _bucket(replicas: int) -> int:
-    """The next power of two from below: waits depend on the number of replicas only slowly."""
-    return 1 << max(0, replicas.bit_length() - 1)
-
-
-def carried_by(
-    performance: ReplicaPerformance,
-    mix: Mix,
-    objective: Objective,
-    *,
-    replicas: int,
-    work: Work,
-    utilisation_max: float,
-) -> _Carried:
-    """What a replica carries of a mix with the margin kept, and the straight line that its power is near."""
-    rate = rate_max(performance, mix, objective, replicas=replicas, work=work)
-    if rate <= 0.0:
-        # Not even an idle replica is in time: then at least the work has to fit.
-        lenient = Objective(ttft_s=math.inf, tpot_s=math.inf, attainment=objective.attainment)
-        rate = rate_max(performance, mix, lenient, replicas=replicas, work=work)
-    seats = operating_point(performance, mix, rate, replicas=replicas, work=work).batch
-    rate = max(1e-9, rate * utilisation_max)
-    full = operating_point(performance, mix, rate, replicas=replicas, work=work)
-    full_w = full.power_w
-    half_w = operating_point(performance, mix, rate / 2.0, replicas=replicas, work=work).power_w
-    slope_w = max(0.0, full_w - half_w) / (rate / 2.0)
-    return _Carried(
-        rate_per_s=rate,
-        fixed_w=max(performance.power.idle_w, full_w - slope_w * rate),
-        slope_w=slope_w,
-        work_s=request_s(performance, mix, work),
-        seats=max(1.0, min(seats, performance.sequences_max)),
-        answer_s=full.batch / rate,
-    )

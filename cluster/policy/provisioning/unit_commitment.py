@@ -6,14 +6,12 @@ start; it knows power, and keeps a cap on it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import (
-    ClassDemand,
     ClassForecast,
-    DemandWindow,
     FleetDecision,
     FleetPlan,
     FleetSnapshot,
@@ -22,23 +20,20 @@ from cluster.entities.fleet import (
     PoolTarget,
     ProvisionerState,
     ReplicaStage,
-    SeriesMemory,
 )
 from cluster.entities.pool import Role
 from cluster.entities.reasons import Reason
-from cluster.policy.provisioning.commitment import Commitment, PoolColumn, Program, commit
+from cluster.policy.provisioning.commitment import Commitment
 from cluster.policy.provisioning.damping import (
     DampedTarget,
     awaited_models,
     damped,
-    hold_after_peak_s,
     stabilised,
-    steady,
 )
+from cluster.policy.provisioning.demand import forecast_demand, held_demand, under_way
 from cluster.policy.provisioning.drain import drain_order
-from cluster.policy.provisioning.forecast import forecast_class
+from cluster.policy.provisioning.least_change import commit_with_least_change
 from cluster.policy.provisioning.program import PlannedProgram, PoolLimits, program_of
-from cluster.policy.workload_class import workload_classes
 
 _UNDER_WAY = "#under_way"
 """Ends the names of peaks of requests under way; no model's name has a `#`."""
@@ -47,7 +42,7 @@ _UNDER_WAY = "#under_way"
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
     """Decide (the contract is `interface.ProvisioningPolicy`)."""
     now_s = snapshot.observed_at_s
-    series, forecasts = _forecast(snapshot, state, config)
+    series, forecasts = forecast_demand(snapshot, state, config)
     memories: dict[str, PoolMemory] = {}
     limits: dict[str, PoolLimits] = {}
     for pool in snapshot.pools:
@@ -56,19 +51,19 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
             pool, memories[pool.pool], config, now_s=now_s, stale=_is_stale(snapshot, pool, config)
         )
     cap_w = config.provisioning.power_cap_w(now_s)
-    held, peaks, planned_per_s = _held(snapshot, forecasts, state, config)
-    under_way = {}
+    held, peaks, planned_per_s = held_demand(snapshot, forecasts, state, config)
+    seated = {}
     for model in {pool.model for pool in snapshot.pools}:
         # Held like demand: else every dip in it would cost the replicas that the next rise needs.
         key = f"{model}{_UNDER_WAY}"
-        under_way[model], peaks[key] = stabilised(
+        seated[model], peaks[key] = stabilised(
             state.peaks.get(key, ()),
-            _under_way(snapshot.pools, model),
+            under_way(snapshot.pools, model),
             now_s=now_s,
             hold_s=config.provisioning.damping.scale_down_window_s,
         )
     settled = _settled(snapshot, memories, config)
-    planned = _planned(snapshot, held, limits, under_way, settled=settled, config=config, cap_w=cap_w)
+    planned = _planned(snapshot, held, limits, seated, settled=settled, config=config, cap_w=cap_w)
     wishes, spared = _wishes(planned, limits, config)
     targets = _damped(snapshot, wishes, memories, limits, config)
     if cap_w is not None:
@@ -96,116 +91,6 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
         forecast=tuple(forecasts),
         reasons=_reasons(snapshot, planned, forecasts, held, cap_w),
     )
-
-
-# Forecast
-
-
-def _forecast(
-    snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
-) -> tuple[dict[str, SeriesMemory], list[ClassForecast]]:
-    window = _unseen(snapshot.demand, state.demand_seen_until_s)
-    found = {(demand.model, demand.workload_class): demand for demand in window.classes}
-    series: dict[str, SeriesMemory] = {}
-    forecasts = []
-    for model in sorted({pool.model for pool in snapshot.pools}):
-        horizon_s = _horizon_s(snapshot, model, config)
-        for name in workload_classes(config.provisioning.prompt_bands):
-            key = f"{model}/{name}"
-            demand = found.get((model, name))
-            if demand is None:
-                if key not in state.series:
-                    continue
-                demand = ClassDemand(model=model, workload_class=name)
-            series[key], forecast = forecast_class(
-                state.series.get(key, SeriesMemory()),
-                demand,
-                started_at_s=window.started_at_s,
-                ended_at_s=window.ended_at_s,
-                horizon_s=horizon_s,
-                answer_s=_answer_s(snapshot, model, state),
-                silence_s=config.provisioning.damping.scale_down_window_s,
-                config=config.provisioning.forecast,
-            )
-            forecasts.append(forecast)
-    return series, _together(forecasts)
-
-
-def _answer_s(snapshot: FleetSnapshot, model: str, state: ProvisionerState) -> float:
-    """How long answers take, by Little's law: requests under way by arrivals per second."""
-    memories = (memory for key, memory in state.series.items() if key.rpartition("/")[0] == model)
-    rate = sum(memory.moments[4] / memory.moments[0] for memory in memories if memory.moments)
-    return _under_way(snapshot.pools, model) / rate if rate > 0 else 0.0
-
-
-def _under_way(pools: Sequence[PoolObservation], model: str) -> float:
-    """Requests on the replicas that answer for a model."""
-    return float(
-        sum(
-            replica.requests_running + replica.requests_waiting
-            for pool in pools
-            if pool.model == model and pool.role is not Role.PREFILL
-            for replica in pool.replicas
-        )
-    )
-
-
-def _together(forecasts: Sequence[ClassForecast]) -> list[ClassForecast]:
-    """Narrow the bands of a model's classes: what errs independently does not err all at once."""
-    squares: dict[str, float] = {}
-    sums: dict[str, float] = {}
-    for found in forecasts:
-        width = found.arrivals_per_s - found.arrivals_mean_per_s
-        squares[found.model] = squares.get(found.model, 0.0) + width * width
-        sums[found.model] = sums.get(found.model, 0.0) + width
-    narrowed = []
-    for found in forecasts:
-        share = squares[found.model] ** 0.5 / sums[found.model] if sums[found.model] > 0 else 0.0
-        width = found.arrivals_per_s - found.arrivals_mean_per_s
-        narrowed.append(replace(found, arrivals_per_s=found.arrivals_mean_per_s + share * width))
-    return narrowed
-
-
-def _unseen(window: DemandWindow, seen_until_s: float) -> DemandWindow:
-    """The window, or one without length where it was counted already."""
-    if window.started_at_s >= seen_until_s - 1e-6 and window.ended_at_s > window.started_at_s:
-        return window
-    return DemandWindow(started_at_s=window.ended_at_s, ended_at_s=window.ended_at_s)
-
-
-def _horizon_s(snapshot: FleetSnapshot, model: str, config: TidemillConfig) -> float:
-    starts_s = (
-        pool.performance.start_s
-        for pool in snapshot.pools
-        if pool.model == model and config.pools[pool.pool].replicas.max > config.pools[pool.pool].replicas.min
-    )
-    settings = config.provisioning
-    return max(settings.forecast.horizon_s_min, max(starts_s, default=0.0) + settings.period_s)
-
-
-def _held(
-    snapshot: FleetSnapshot,
-    forecasts: Sequence[ClassForecast],
-    state: ProvisionerState,
-    config: TidemillConfig,
-) -> tuple[list[ClassForecast], dict[str, tuple[tuple[float, float], ...]], dict[str, float]]:
-    """Forecasts lifted to the highest demand of the scale-down window, and what to remember of it."""
-    damping = config.provisioning.damping
-    planned: dict[str, float] = {}
-    held: list[ClassForecast] = []
-    peaks: dict[str, tuple[tuple[float, float], ...]] = {}
-    for model in sorted({found.model for found in forecasts}):
-        classes = [found for found in forecasts if found.model == model]
-        demand = sum(found.arrivals_per_s for found in classes)
-        hold_s = hold_after_peak_s((pool for pool in snapshot.pools if pool.model == model), damping)
-        peak, peaks[model] = stabilised(
-            state.peaks.get(model, ()), demand, now_s=snapshot.observed_at_s, hold_s=hold_s
-        )
-        planned[model] = steady(state.planned_per_s.get(model), peak, damping.dead_band)
-        for found in classes:
-            share = found.arrivals_per_s / demand if demand > 0 else 1.0 / len(classes)
-            held.append(replace(found, arrivals_per_s=planned[model] * share))
-    return held, peaks, planned
 
 
 # Bounds
@@ -299,7 +184,9 @@ def _solved(
     )
     # A mix that has just changed is not exchanged for another, whatever that would save.
     tolerance = config.provisioning.damping.tolerance
-    return planned, _with_least_change(planned.program, tolerance, dearer=tolerance if settled else math.inf)
+    return planned, commit_with_least_change(
+        planned.program, tolerance, dearer=tolerance if settled else math.inf
+    )
 
 
 def _settled(
@@ -314,52 +201,6 @@ def _settled(
         if changed_at_s is not None and changed_at_s > since_s
     }
     return frozenset({pool.model for pool in snapshot.pools} - moving)
-
-
-def _with_least_change(program: Program, tolerance: float, *, dearer: float) -> Commitment:
-    """The optimum, unless fewer changes are about as good.
-
-    Args:
-        program: what is to be solved.
-        tolerance: nothing is started for a shortage within this share of the demand.
-        dearer: pools are exchanged for each other only if the plan would else cost this share more.
-    """
-    best = commit(program)
-    changes = [count - column.present for column, count in zip(program.pools, best.replicas, strict=True)]
-    if max(changes, default=0) <= 0:
-        return best
-    shrunk = _bounded(program, lambda pool: (pool.replicas_min, min(pool.replicas_max, pool.present)))
-    eased = replace(shrunk, demands_per_s=tuple(rate * (1.0 - tolerance) for rate in program.demands_per_s))
-    options = [eased]
-    if min(changes) < 0:
-        options.append(
-            _bounded(
-                program,
-                lambda pool: (
-                    max(pool.replicas_min, min(pool.present, pool.replicas_max)),
-                    pool.replicas_max,
-                ),
-            )
-        )
-    for option in options:
-        found = commit(option)
-        if _as_good(found, best, dearer):
-            return found
-    return best
-
-
-def _bounded(program: Program, bounds: Callable[[PoolColumn], tuple[int, int]]) -> Program:
-    pools = []
-    for pool in program.pools:
-        low, high = bounds(pool)
-        pools.append(replace(pool, replicas_min=low, replicas_max=high))
-    return replace(program, pools=tuple(pools))
-
-
-def _as_good(found: Commitment, best: Commitment, tolerance: float) -> bool:
-    served = sum(found.unserved_per_s) <= sum(best.unserved_per_s) + 1e-9
-    seated = found.standing <= best.standing + 1e-9
-    return served and seated and not found.capped and found.usd_per_h <= best.usd_per_h * (1.0 + tolerance)
 
 
 def _wishes(

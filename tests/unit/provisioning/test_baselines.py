@@ -311,12 +311,13 @@ pools:
 """)
 
 
-def test_each_pool_is_sized_for_the_part_of_the_load_that_it_carries():
+def test_pools_of_one_model_grow_by_the_same_factor():
     world = World(interpolation.decide, MIXED)
-    rate_per_s = 4.0 * _rate(MIXED, "b", 400, 150)
-    world.hold(185, {"a": 0, "b": 50}, demand=[(400, 150, round(rate_per_s * PERIOD_S))])
-    assert world.wanted["a"] == 1
-    assert world.wanted["b"] in {4, 5}
+    each = {name: _rate(MIXED, name, 400, 150) for name in MIXED.pools}
+    rate_per_s = 2.4 * 2 * sum(each.values())
+    world.hold(185, demand=[(400, 150, round(rate_per_s * PERIOD_S))])
+    assert world.wanted == {"a": 5, "b": 5}
+    assert sum(count * each[name] for name, count in world.wanted.items()) >= rate_per_s
 
 
 # FleetOpt
@@ -359,7 +360,7 @@ def test_it_is_sized_by_the_wait_of_an_m_g_c_queue():
         + slots * replica.step_per_sequence_s
         + slots * replica.step_per_context_token_s * (prompt + answer / 2)
     )
-    service_s = (1 + answer) * step_s
+    service_s = (1 + answer) * step_s + slots * replica.prefill_token_s * prompt
 
     def is_enough(count):
         servers, load = count * slots, rate_per_s * service_s

@@ -7,7 +7,7 @@ within the objective for the time between tokens; never fewer than one. Source: 
 `components/src/dynamo/planner/core/throughput_scaling.py`.
 
 What differs: the planner has one pool of each role, so where a model has several, each is given the part of
-the load that it carries now. Its fast loop on engine metrics and its correction by observed latency are left
+the load that its replicas can carry. Its fast loop on engine metrics and its correction by observed latency are left
 out; no snapshot has what they need. Without any requests it leaves the fleet as it is (issue 14251 there);
 here it shrinks to one of each, which flatters it.
 """
@@ -24,12 +24,13 @@ from cluster.entities.fleet import (
     PoolMemory,
     PoolObservation,
     ProvisionerState,
+    ReplicaStage,
     SeriesMemory,
 )
 from cluster.entities.pool import Role
 from cluster.performance.capacity import Mix, Objective, Work, rate_max
-from cluster.policy.provisioning.baselines.per_pool import decide_each, requests_ongoing
-from cluster.policy.provisioning.program import on_grid
+from cluster.policy.provisioning.baselines.per_pool import decide_each
+from cluster.policy.provisioning.carrying import on_grid
 
 ADJUSTMENT_INTERVAL_S = 180.0
 _OUTPUT_TOKENS = 256.0
@@ -120,19 +121,29 @@ def _replicas(
     if found is None:
         return 1
     rate_per_s, mix = found
+    alike = [
+        other
+        for other in snapshot.pools
+        if other.model == pool.model and (other.role is Role.PREFILL) == (pool.role is Role.PREFILL)
+    ]
+    each = {other.pool: _rate_max(other, snapshot, mix, config) for other in alike}
+    carried = {
+        other.pool: each[other.pool] * other.count(ReplicaStage.READY, ReplicaStage.STARTING)
+        for other in alike
+    }
+    total = sum(carried.values())
+    share = carried[pool.pool] / total if total > 0 else 1.0 / len(alike)
+    if each[pool.pool] <= 0:
+        return 1
+    # A share of a sum of floats is not to cost a replica.
+    return max(1, math.ceil(rate_per_s * share / each[pool.pool] - 1e-9))
+
+
+def _rate_max(pool: PoolObservation, snapshot: FleetSnapshot, mix: Mix, config: TidemillConfig) -> float:
     slo = config.models[pool.model].slo
     objective = Objective(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s, attainment=slo.attainment)
     work = {Role.PREFILL: Work.PROMPTS, Role.DECODE: Work.ANSWERS}.get(pool.role, Work.WHOLE)
-    alike = [
-        p
-        for p in snapshot.pools
-        if p.model == pool.model and (p.role is Role.PREFILL) == (pool.role is Role.PREFILL)
-    ]
-    if pool.role is Role.DECODE and not any(
-        p.role is Role.PREFILL for p in snapshot.pools if p.model == pool.model
-    ):
+    prefilled = any(p.role is Role.PREFILL for p in snapshot.pools if p.model == pool.model)
+    if work is Work.ANSWERS and not prefilled:
         work = Work.WHOLE
-    total = sum(requests_ongoing(p) for p in alike)
-    share = requests_ongoing(pool) / total if total else 1.0 / len(alike)
-    each = rate_max(pool.performance, mix, objective, work=work)
-    return max(1, math.ceil(rate_per_s * share / each)) if each > 0 else 1
+    return rate_max(pool.performance, mix, objective, work=work)

@@ -5,6 +5,8 @@ that the 99th percentile of the wait (vllm_sr_sim's form: ln(C/0.01)·(1+cv²)/(
 no snapshot has the spread of answers) and the utilisation of 0.85 hold. The boundary is the band of prompt
 lengths at which both pools together cost least. The paper sizes for one hour's distribution; so does this,
 once an hour. Of a model's pools those two are used that cost least; without long prompts one is enough.
+The paper takes a chunk of 512 prompt tokens for a step like any other; our chunks are larger, so that the time
+to compute them is added.
 """
 
 import math
@@ -183,7 +185,9 @@ def _replicas(pool: PoolObservation, loads: list[_Load], ttft_s: float) -> int:
         + performance.step_per_sequence_s * slots
         + performance.step_per_context_token_s * slots * (prompt + output / 2.0)
     )
-    service_s = (math.ceil(prompt / performance.batch_tokens_max) + output) * step_s
+    steps = math.ceil(prompt / performance.batch_tokens_max) + output
+    # All slots' prompts are computed within the steps that all slots share.
+    service_s = steps * step_s + slots * performance.prefill_token_s * prompt
     lowest = math.ceil(rate * service_s / (slots * UTILISATION_MAX))
     for count in range(max(1, lowest), 10_000):
         if _wait_p99_s(rate, service_s, count * slots) <= ttft_s:

@@ -1,0 +1,133 @@
+"""The demand to plan for: forecast by class, held over its peaks, and what is under way."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cluster.config.root import TidemillConfig
+from cluster.entities.fleet import (
+    ClassDemand,
+    ClassForecast,
+    DemandWindow,
+    FleetSnapshot,
+    PoolObservation,
+    ProvisionerState,
+    SeriesMemory,
+)
+from cluster.entities.pool import Role
+from cluster.policy.provisioning.damping import hold_after_peak_s, stabilised, steady
+from cluster.policy.provisioning.forecast import forecast_class
+from cluster.policy.workload_class import workload_classes
+
+
+def forecast_demand(
+    snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
+) -> tuple[dict[str, SeriesMemory], list[ClassForecast]]:
+    """Take the snapshot's window in and forecast every class that was ever asked for.
+
+    Returns:
+        The new memories, and the forecasts by model and rising prompt length.
+    """
+    window = _unseen(snapshot.demand, state.demand_seen_until_s)
+    found = {(demand.model, demand.workload_class): demand for demand in window.classes}
+    series: dict[str, SeriesMemory] = {}
+    forecasts = []
+    for model in sorted({pool.model for pool in snapshot.pools}):
+        horizon_s = _horizon_s(snapshot, model, config)
+        for name in workload_classes(config.provisioning.prompt_bands):
+            key = f"{model}/{name}"
+            demand = found.get((model, name))
+            if demand is None:
+                if key not in state.series:
+                    continue
+                demand = ClassDemand(model=model, workload_class=name)
+            series[key], forecast = forecast_class(
+                state.series.get(key, SeriesMemory()),
+                demand,
+                started_at_s=window.started_at_s,
+                ended_at_s=window.ended_at_s,
+                horizon_s=horizon_s,
+                answer_s=_answer_s(snapshot, model, state),
+                silence_s=config.provisioning.damping.scale_down_window_s,
+                config=config.provisioning.forecast,
+            )
+            forecasts.append(forecast)
+    return series, _together(forecasts)
+
+
+def _answer_s(snapshot: FleetSnapshot, model: str, state: ProvisionerState) -> float:
+    """How long answers take, by Little's law: requests under way by arrivals per second."""
+    memories = (memory for key, memory in state.series.items() if key.rpartition("/")[0] == model)
+    rate = sum(memory.moments[4] / memory.moments[0] for memory in memories if memory.moments)
+    return under_way(snapshot.pools, model) / rate if rate > 0 else 0.0
+
+
+def under_way(pools: Sequence[PoolObservation], model: str) -> float:
+    """Requests on the replicas that answer for a model."""
+    return float(
+        sum(
+            replica.requests_running + replica.requests_waiting
+            for pool in pools
+            if pool.model == model and pool.role is not Role.PREFILL
+            for replica in pool.replicas
+        )
+    )
+
+
+def _together(forecasts: Sequence[ClassForecast]) -> list[ClassForecast]:
+    """Narrow the bands of a model's classes: what errs independently does not err all at once."""
+    squares: dict[str, float] = {}
+    sums: dict[str, float] = {}
+    for found in forecasts:
+        width = found.arrivals_per_s - found.arrivals_mean_per_s
+        squares[found.model] = squares.get(found.model, 0.0) + width * width
+        sums[found.model] = sums.get(found.model, 0.0) + width
+    narrowed = []
+    for found in forecasts:
+        share = squares[found.model] ** 0.5 / sums[found.model] if sums[found.model] > 0 else 0.0
+        width = found.arrivals_per_s - found.arrivals_mean_per_s
+        narrowed.append(replace(found, arrivals_per_s=found.arrivals_mean_per_s + share * width))
+    return narrowed
+
+
+def _unseen(window: DemandWindow, seen_until_s: float) -> DemandWindow:
+    """The window, or one without length where it was counted already."""
+    if window.started_at_s >= seen_until_s - 1e-6 and window.ended_at_s > window.started_at_s:
+        return window
+    return DemandWindow(started_at_s=window.ended_at_s, ended_at_s=window.ended_at_s)
+
+
+def _horizon_s(snapshot: FleetSnapshot, model: str, config: TidemillConfig) -> float:
+    starts_s = (
+        pool.performance.start_s
+        for pool in snapshot.pools
+        if pool.model == model and config.pools[pool.pool].replicas.max > config.pools[pool.pool].replicas.min
+    )
+    settings = config.provisioning
+    return max(settings.forecast.horizon_s_min, max(starts_s, default=0.0) + settings.period_s)
+
+
+def held_demand(
+    snapshot: FleetSnapshot,
+    forecasts: Sequence[ClassForecast],
+    state: ProvisionerState,
+    config: TidemillConfig,
+) -> tuple[list[ClassForecast], dict[str, tuple[tuple[float, float], ...]], dict[str, float]]:
+    """Forecasts lifted to the highest demand of the scale-down window, and what to remember of it."""
+    damping = config.provisioning.damping
+    planned: dict[str, float] = {}
+    held: list[ClassForecast] = []
+    peaks: dict[str, tuple[tuple[float, float], ...]] = {}
+    for model in sorted({found.model for found in forecasts}):
+        classes = [found for found in forecasts if found.model == model]
+        demand = sum(found.arrivals_per_s for found in classes)
+        hold_s = hold_after_peak_s((pool for pool in snapshot.pools if pool.model == model), damping)
+        peak, peaks[model] = stabilised(
+            state.peaks.get(model, ()), demand, now_s=snapshot.observed_at_s, hold_s=hold_s
+        )
+        planned[model] = steady(state.planned_per_s.get(model), peak, damping.dead_band)
+        if demand <= 0:
+            # Silent for a whole window: there is nothing left to hold.
+            planned[model], peaks[model] = 0.0, ()
+        lift = planned[model] / demand if demand > 0 else 1.0
+        held += [replace(found, arrivals_per_s=found.arrivals_per_s * lift) for found in classes]
+    return held, peaks, planned

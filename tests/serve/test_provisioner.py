@@ -1,0 +1,151 @@
+"""The provisioner on a real cluster: nodes join and leave, replicas with them, and no request is lost."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from cluster.replay.provisioning import record_of, redecide_log
+from tests.serve.conftest import ROOT, running
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+_MODEL = "simulated-7b"
+_CLIENTS = 100
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    config = yaml.safe_load((ROOT / "configs" / "simulated-heterogeneous.yaml").read_text())
+    # The fastest kind is sold out; patience is short, so that the test is.
+    config["local_cluster"]["simulated_nodes"]["h100-node"]["max"] = 0
+    config["local_cluster"]["memory_bytes_min"] = 1_000_000_000
+    config["provisioning"]["damping"] |= {"unplaceable_after_s": 5}
+    yield from running(config, tmp_path_factory.mktemp("heterogeneous"))
+
+
+async def _clients(cluster: Any, seconds: float, ends: Counter[str], meanwhile: Any) -> None:
+    stop_at_s = time.monotonic() + seconds
+    limits = httpx.Limits(max_connections=_CLIENTS)
+
+    async def one(client: httpx.AsyncClient, name: int) -> None:
+        number = 0
+        while time.monotonic() < stop_at_s:
+            number += 1
+            body = {
+                "model": _MODEL,
+                "prompt": f"{name} {number} " + "tide " * 60,
+                "max_tokens": 20,
+                "stream": True,
+            }
+            try:
+                answer = await client.post(f"{cluster.url}/v1/completions", json=body)
+            except httpx.HTTPError as error:
+                ends[repr(error)[:80]] += 1
+                continue
+            whole = answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
+            ends[f"ok {answer.headers.get('x-tidemill-pool')}" if whole else f"{answer.status_code}"] += 1
+
+    async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+        tasks = [asyncio.create_task(one(client, name)) for name in range(_CLIENTS)]
+        watching = asyncio.create_task(asyncio.to_thread(meanwhile, stop_at_s))
+        await asyncio.gather(*tasks)
+        await watching
+
+
+def _provisioner(cluster: Any) -> psutil.Process | None:
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if command.startswith("ray::Provisioner") and str(cluster.state) in str(process.info["environ"]):
+            return process
+    return None
+
+
+def _wait(cluster: Any, holds: Any, what: str, timeout_s: float) -> dict[str, Any]:
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        found = cluster.fleet()
+        if found["provisioner"] is not None and holds(found):
+            return found
+        time.sleep(1.0)
+    pytest.fail(f"{what}: {cluster.fleet()['provisioner']}")
+
+
+def test_the_fleet_breathes_with_the_load_and_loses_nothing(fleet: Any) -> None:
+    _wait(fleet, lambda found: len(found["replicas"]) == 1, "one edge replica to begin with", 60)
+    seen: dict[str, set[str]] = {}
+    ends: Counter[str] = Counter()
+
+    def watch(stop_at_s: float) -> None:
+        killed = False
+        while time.monotonic() < stop_at_s:
+            for replica in fleet.fleet()["replicas"]:
+                seen.setdefault(replica["pool"], set()).add(replica["node_id"])
+            if not killed and time.monotonic() > stop_at_s - 40:
+                process = _provisioner(fleet)
+                assert process is not None
+                os.kill(process.pid, signal.SIGKILL)
+                killed = True
+            time.sleep(1.0)
+
+    asyncio.run(_clients(fleet, 75.0, ends, watch))
+    assert sum(ends.values()) >= 1000
+    assert {end for end in ends if not end.startswith("ok ")} == set(), ends
+    assert len(seen["a100"]) == 2, "two nodes of the second kind joined"
+    assert ends["ok a100"] > ends["ok edge"], "and did most of the work"
+    assert "h100" not in seen, "the kind that is sold out never came"
+
+    quiet = _wait(
+        fleet,
+        lambda found: {replica["pool"] for replica in found["replicas"]} == {"edge"},
+        "the second kind leaves again",
+        120,
+    )
+    assert {target["pool"]: target["replicas"] for target in quiet["provisioner"]["plan"]["pools"]} == {
+        "a100": 0,
+        "edge": 1,
+        "h100": 0,
+    }
+
+
+def test_its_decisions_are_taken_again_equally_after_it_was_killed(fleet: Any) -> None:
+    log = fleet.state / "provisioning" / "decisions.jsonl"
+    with log.open(encoding="utf-8") as lines:
+        again = list(redecide_log(lines))
+    assert len(again) > 30
+    assert [entry.difference for entry in again if entry.difference] == []
+    assert log.read_text().count('"tidemill_provisioning"') >= 2, "its second life wrote a header of its own"
+
+
+def test_what_cannot_be_placed_is_said(fleet: Any) -> None:
+    said = Counter()
+    for line in (fleet.state / "provisioning" / "decisions.jsonl").read_text().splitlines():
+        data = json.loads(line)
+        if "snapshot" not in data:
+            continue
+        for target in record_of(data).decided.plan.pools:
+            said.update((target.pool, reason.value) for reason in target.reasons)
+    assert said["h100", "unplaceable"] > 0, said
+
+
+def test_status_shows_the_plan_and_energy_is_charged(fleet: Any) -> None:
+    shown = fleet.run("status")
+    assert shown.returncode == 0, shown.stderr
+    assert "wanted" in shown.stdout
+    body = {"model": _MODEL, "prompt": "hello", "max_tokens": 30}
+    answer = httpx.post(
+        f"{fleet.url}/v1/completions", json=body, headers={"x-tidemill-debug": "1"}, timeout=30
+    ).json()
+    assert answer["usage"]["energy_source"] == "modelled"
+    assert answer["usage"]["energy_j"] > 0
+    time.sleep(5.0)
+    metrics = httpx.get(f"{fleet.url}/metrics", timeout=10).text
+    assert 'tidemill_energy_joules_total{pool="edge",source="modelled"}' in metrics
+    assert 'tidemill_tenant_energy_joules_total{source="modelled",tenant="anonymous"}' in metrics
