@@ -7,9 +7,9 @@ within the objective for the time between tokens; never fewer than one. Source: 
 `components/src/dynamo/planner/core/throughput_scaling.py`.
 
 What differs: the planner has one pool of each role, so where a model has several, each is given the part of
-the load that its replicas can carry. Its fast loop on engine metrics and its correction by observed latency are left
-out; no snapshot has what they need. Without any requests it leaves the fleet as it is (issue 14251 there);
-here it shrinks to one of each, which flatters it.
+the load that its replicas can carry. Its fast loop on engine metrics and its correction by observed latency
+are left out; no snapshot has what they need. Without any requests it leaves the fleet as it is (issue 14251
+there); here it shrinks to one of each, which flatters it.
 """
 
 import math

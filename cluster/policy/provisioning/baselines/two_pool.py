@@ -5,8 +5,8 @@ that the 99th percentile of the wait (vllm_sr_sim's form: ln(C/0.01)·(1+cv²)/(
 no snapshot has the spread of answers) and the utilisation of 0.85 hold. The boundary is the band of prompt
 lengths at which both pools together cost least. The paper sizes for one hour's distribution; so does this,
 once an hour. Of a model's pools those two are used that cost least; without long prompts one is enough.
-The paper takes a chunk of 512 prompt tokens for a step like any other; our chunks are larger, so that the time
-to compute them is added.
+The paper takes a chunk of 512 prompt tokens for a step like any other; our chunks are larger, so that the
+time to compute them is added.
 """
 
 import math
