@@ -148,10 +148,11 @@ def deploy(
     )
     progress(f"deploying {', '.join(target.name for target in applications)}")
     asleep = {pool_application_name(name) for name, pool in config.pools.items() if not pool.replicas.start}
-    # Nobody waits for a pool that is to sleep: its hardware may not even be there.
-    serve.run_many([a for a in applications if a.name in asleep], wait_for_applications_running=False)
-    for name in sorted(asleep):
-        _put_to_sleep(name)
+    if asleep:  # Serve refuses to deploy nothing
+        # Nobody waits for a pool that is to sleep: its hardware may not even be there.
+        serve.run_many([a for a in applications if a.name in asleep], wait_for_applications_running=False)
+        for name in sorted(asleep):
+            _put_to_sleep(name)
     serve.run_many([a for a in applications if a.name not in asleep], wait_for_applications_running=True)
 
 
