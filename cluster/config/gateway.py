@@ -29,6 +29,10 @@ class GatewayConfig(Section):
     queue_timeout_s: float = Field(default=120.0, gt=0)
     """A request that has waited this long for an engine gets 503."""
 
+    shed_ttft_s: float | None = Field(default=None, gt=0)
+    """A request whose first token is predicted to take longer than this on the best replica gets 429 with
+    Retry-After instead of an answer that comes too late; None lets every request wait."""
+
     request_timeout_s: float = Field(default=600.0, gt=0)
     """From arrival to the last byte; then the engine's work is aborted."""
 

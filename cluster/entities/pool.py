@@ -91,6 +91,8 @@ class ReplicaCandidate(Protocol):
     @property
     def prefill_tokens_per_s(self) -> float: ...  # noqa: D102
     @property
+    def step_s(self) -> float: ...  # noqa: D102
+    @property
     def max_concurrent_requests(self) -> int: ...  # noqa: D102
     @property
     def put_aside_until_s(self) -> float: ...  # noqa: D102
@@ -114,6 +116,9 @@ class ReplicaView:
     """How many of this prompt's leading tokens its prefix cache probably holds."""
     prefill_tokens_per_s: float = 1000.0
     """Measured or assumed prefill rate."""
+    step_s: float = 0.0
+    """One engine step under what decodes there, from its pool's performance in the last fleet snapshot; 0 if
+    there is none."""
     max_concurrent_requests: int = 64
     put_aside_until_s: float = 0.0
     """Not to be chosen before this instant, because it failed."""

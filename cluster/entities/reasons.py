@@ -12,6 +12,7 @@ class Reason(StrEnum):
     PROMPT_CACHED_AT_DECODE = "prompt_cached_at_decode"
     NO_PREFILL_REPLICA = "no_prefill_replica"
     PREFILL_BUSY = "prefill_busy"
+    PREFILL_SLOWER = "prefill_slower"
     NOT_SPLITTABLE = "not_splittable"
     DISAGGREGATION_OFF = "disaggregation_off"
     NO_TOKENS_WANTED = "no_tokens_wanted"
@@ -34,6 +35,7 @@ class Reason(StrEnum):
     ADMITTED = "admitted"
     QUEUED = "queued"
     QUEUE_FULL = "queue_full"
+    TOO_LATE = "too_late"
     QUEUE_TIMED_OUT = "queue_timed_out"
     # semantic cache
     CACHE_HIT = "cache_hit"

@@ -5,6 +5,9 @@ Two numbers for decode and one for prefill are what a fleet measurement can fit 
 
 from cluster.entities.performance import ReplicaPerformance
 
+_INSTANT_TOKENS_PER_S = 1e9
+"""Rate where nothing costs time."""
+
 
 def prefill_s(tokens: int, tokens_per_s: float) -> float:
     """Seconds to compute a prompt that has the engine to itself.
@@ -46,6 +49,12 @@ def decode_step_s(batch: int, *, base_s: float, per_sequence_s: float) -> float:
     if not (base_s >= 0 and per_sequence_s >= 0):
         raise ValueError(f"times must not be negative: base_s={base_s}, per_sequence_s={per_sequence_s}")
     return base_s + per_sequence_s * batch
+
+
+def prefill_tokens_per_s(performance: ReplicaPerformance) -> float:
+    """Prompt tokens per second of a replica that does nothing else: whole steps of the token budget."""
+    whole_s = performance.step_base_s + performance.prefill_token_s * performance.batch_tokens_max
+    return performance.batch_tokens_max / whole_s if whole_s > 0 else _INSTANT_TOKENS_PER_S
 
 
 def step_s(

@@ -49,6 +49,21 @@ def admit(*, in_flight: int, queued: int, config: GatewayConfig) -> Admission:
     )
 
 
+def shed(*, ttft_s: float, config: GatewayConfig) -> Admission:
+    """Decide on a request that has found a replica, by the first token's predicted time there.
+
+    Args:
+        ttft_s: predicted time to first token on the best replica.
+        config: the longest that is acceptable.
+    """
+    limit_s = config.shed_ttft_s
+    if limit_s is None or ttft_s <= limit_s:
+        return Admission(verdict=Verdict.ADMIT, reason=Reason.ADMITTED)
+    # What is too much now is worked off at the rate at which it was predicted.
+    wait_s = min(ttft_s - limit_s, config.queue_timeout_s)
+    return Admission(verdict=Verdict.REJECT, reason=Reason.TOO_LATE, retry_after_s=max(1, math.ceil(wait_s)))
+
+
 def _retry_after_s(queued: int, config: GatewayConfig) -> int:
     """One second for every full set of concurrent requests that is ahead.
 

@@ -11,6 +11,7 @@ from cluster.entities.pool import ReplicaCandidate, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path, PathChoice
 from cluster.entities.workload import RequestSignals
+from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from cluster.policy.routing.replicas.usable import is_usable
 
 
@@ -58,10 +59,15 @@ def _against(
     for applies, reason in checks:
         if applies:
             return reason
-    waits_s = [_wait_s(replica) for replica in prefill if is_usable(replica, now_s=now_s)]
-    if not waits_s:
+    usable = [replica for replica in prefill if is_usable(replica, now_s=now_s)]
+    if not usable:
         return Reason.NO_PREFILL_REPLICA
-    return Reason.PREFILL_BUSY if min(waits_s) > config.prefill_wait_s_max else None
+    if min(_wait_s(replica) for replica in usable) > config.prefill_wait_s_max:
+        return Reason.PREFILL_BUSY
+    # The decode replica may be the faster one by far: another GPU type, or simply free.
+    there_s = min(predicted_ttft_s(signals.prompt_tokens, replica) for replica in usable)
+    here_s = predicted_ttft_s(signals.prompt_tokens, decode)
+    return Reason.PREFILL_SLOWER if there_s > here_s + config.ttft_loss_s_max else None
 
 
 def _wait_s(replica: ReplicaCandidate) -> float:

@@ -6,6 +6,7 @@ from cluster.config.pools import PoolConfig
 from cluster.entities.fleet import ReplicaObservation, ReplicaStage
 from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
+from cluster.performance.latency import prefill_tokens_per_s, step_s
 from cluster.simulation.engine import VirtualEngine
 from cluster.simulation.request import SimulatedRequest
 
@@ -46,13 +47,22 @@ class SimulatedReplica:
         self.decode_tokens = 0
         self.cached_tokens = 0
         """Of the prompt that is being routed; set before every choice."""
-        step_s = performance.step_base_s + performance.prefill_token_s * performance.batch_tokens_max
-        self.prefill_tokens_per_s = performance.batch_tokens_max / step_s if step_s > 0 else 1e9
+        self.prefill_tokens_per_s = prefill_tokens_per_s(performance)
         self.max_concurrent_requests = pool.config.max_concurrent_requests
         self.put_aside_until_s = 0.0
         self.in_flight: dict[int, SimulatedRequest] = {}
         self.started_at_s = now_s
         self.since_s = now_s
+
+    @property
+    def step_s(self) -> float:
+        """One engine step under what decodes there, as the router sees it."""
+        return step_s(
+            self.pool.performance,
+            sequences=self.requests_in_flight,
+            context_tokens=self.decode_tokens,
+            prefill_tokens=0.0,
+        )
 
     def report(self, now_s: float, wall_s: float) -> ReplicaReport:
         """What it says of itself."""

@@ -9,9 +9,11 @@ from cluster.entities.pool import PoolName, ReplicaId, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.workload import RequestSignals, Surface
+from cluster.policy.admission import Verdict, shed
 from cluster.policy.disaggregation import choose_path
 from cluster.policy.routing.replicas.length_limits import pools_for_length
 from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from cluster.policy.routing.replicas.prefix_index import PrefixIndex
 from cluster.simulation.fleet import Dispatch, SimulatedPool, SimulatedReplica
 from cluster.simulation.request import SimulatedRequest
@@ -87,6 +89,16 @@ class SimulatedRouter:
         request.attempts += 1
         self._record(chosen.replica_id, request)
         return True
+
+    def too_late(self, request: SimulatedRequest) -> bool:
+        """Whether admission turns away a request that has just been counted in (`gateway.shed_ttft_s`)."""
+        if self._config.gateway.shed_ttft_s is None:
+            return False
+        first = request.prefilling or request.answering
+        assert first is not None  # noqa: S101 - counted in means dispatched
+        # Its own tokens are among the pending ones already.
+        ttft_s = predicted_ttft_s(first.replica.cached_tokens, first.replica)
+        return shed(ttft_s=ttft_s, config=self._config.gateway).verdict is Verdict.REJECT
 
     def _choose(
         self, request: SimulatedRequest, candidates: Sequence[SimulatedReplica], now_s: float

@@ -148,6 +148,9 @@ class World:
             return False
         answering = request.answering
         assert answering is not None  # noqa: S101 - route says so
+        if self.router.too_late(request):
+            self._reject(request)
+            return True
         if not answering.replica.engine.can_ever_hold(request):
             self._reject(request)
             return True

@@ -48,7 +48,7 @@ class RouterApp:
         try:
             await self._route(scope, receive, responder, surface)
         except ApiError as error:
-            self._core.metrics.turned_away(error.status)
+            self._core.metrics.turned_away(error.status, error.reason)
             await responder.error(error, surface)
         except ClientLeftError:
             pass
@@ -111,7 +111,7 @@ class RouterApp:
             await generation.run()
         except ApiError as error:
             # Answered here, so that the record has the status that the client got.
-            self._core.metrics.turned_away(error.status)
+            self._core.metrics.turned_away(error.status, error.reason)
             await responder.error(error, surface)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.entities.reasons import Reason
 from cluster.entities.workload import Surface
 
 _ANTHROPIC_TYPES = {
@@ -26,6 +27,8 @@ class ApiError(Exception):
     code: str
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    reason: Reason | None = None
+    """Why admission turned the request away, where the status alone does not say it."""
 
     def body(self, surface: Surface | None) -> dict[str, Any]:
         """The JSON body, in the shape of the surface's API."""
@@ -56,11 +59,12 @@ def body_too_large(limit_bytes: int) -> ApiError:
     return ApiError(status=413, message=message, code="request_too_large")
 
 
-def overloaded(message: str, *, status: int, retry_after_s: int) -> ApiError:
+def overloaded(message: str, *, status: int, retry_after_s: int, reason: Reason | None = None) -> ApiError:
     """429 (queue full) or 503 (nobody to answer)."""
     return ApiError(
         status=status,
         message=message,
         code="rate_limit_exceeded" if status == 429 else "overloaded",
         headers={"retry-after": str(retry_after_s)},
+        reason=reason,
     )

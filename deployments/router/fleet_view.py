@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from cluster.config.routing import ReplicaRoutingConfig
+from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, ReplicaView, Role
 from cluster.entities.workload import RequestSignals
+from cluster.performance.latency import prefill_tokens_per_s, step_s
 from cluster.policy.routing.replicas.health import ReplicaHealth, after_failure, after_success
 from cluster.policy.routing.replicas.prefix_index import PrefixIndex
 from deployments.messages import FleetState, PublishedPlan, ServiceReport
@@ -82,6 +84,7 @@ class FleetPicture:
         self.version = 0
         self.plan: PublishedPlan | None = None
         """The provisioner's last decision."""
+        self._performance: dict[PoolName, ReplicaPerformance] = {}
         self.prompt_limits: dict[PoolName, tuple[int, int | None]] = {}
         """Shortest and longest prompts by pool; empty where every pool takes any."""
 
@@ -96,6 +99,9 @@ class FleetPicture:
         self.version = fleet.version
         self.plan = fleet.plan
         targets = fleet.plan.plan.pools if fleet.plan else ()
+        if fleet.plan is not None:
+            # Kept while the provisioner is away: how fast hardware is does not age.
+            self._performance = {pool.pool: pool.performance for pool in fleet.plan.pools}
         limits = {target.pool: (target.prompt_tokens_min, target.prompt_tokens_max) for target in targets}
         self.prompt_limits = limits if any(limit != (0, None) for limit in limits.values()) else {}
         for gone in [replica for replica in self._loads if replica not in self._reports]:
@@ -143,10 +149,22 @@ class FleetPicture:
             requests_in_flight=load.requests + load.foreign_requests,
             decode_tokens=load.decode_tokens,
             cached_tokens=cached,
-            prefill_tokens_per_s=report.prefill_tokens_per_s or self._config.assumed_prefill_tokens_per_s,
+            prefill_tokens_per_s=report.prefill_tokens_per_s or self._prefill_rate(report.pool),
+            step_s=self._step_s(report.pool, load.requests + load.foreign_requests, load.decode_tokens),
             max_concurrent_requests=report.max_concurrent_requests,
             put_aside_until_s=load.health.put_aside_until_s,
         )
+
+    def _prefill_rate(self, pool: PoolName) -> float:
+        """Rate of a replica that has measured none: its pool's, where the last snapshot has it."""
+        known = self._performance.get(pool)
+        return self._config.assumed_prefill_tokens_per_s if known is None else prefill_tokens_per_s(known)
+
+    def _step_s(self, pool: PoolName, sequences: int, context_tokens: int) -> float:
+        known = self._performance.get(pool)
+        if known is None:
+            return 0.0
+        return step_s(known, sequences=sequences, context_tokens=context_tokens, prefill_tokens=0.0)
 
     def dispatch(
         self, replica_id: ReplicaId, signals: RequestSignals, *, computed_elsewhere: bool

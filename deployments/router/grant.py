@@ -7,7 +7,9 @@ from cluster.entities.pool import ReplicaId, ReplicaView
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.workload import RequestSignals
+from cluster.policy.admission import Verdict, shed
 from cluster.policy.disaggregation import choose_path
+from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from deployments.router.core import PREFILLING, RouterCore
 from deployments.router.errors import ApiError, overloaded
 from deployments.router.fleet_view import Dispatch
@@ -58,6 +60,7 @@ class Grants:
             last[:] = [decision]
             if decision.choice.replica_id is None:
                 return None
+            self._shed(signals, decision)
             return self.grant(signals, decision, may_split=may_split)
 
         def why() -> str:
@@ -73,6 +76,19 @@ class Grants:
             timeout_s=self._core.config.gateway.queue_timeout_s,
             why=why,
         )
+
+    def _shed(self, signals: RequestSignals, decision: ReplicaDecision) -> None:
+        """429 instead of an answer that would come too late, where the configuration says what that is."""
+        view = next(v for v in decision.candidates if v.replica_id == decision.choice.replica_id)
+        ttft_s = predicted_ttft_s(signals.prompt_tokens, view)
+        admission = shed(ttft_s=ttft_s, config=self._core.config.gateway)
+        if admission.verdict is Verdict.REJECT:
+            raise overloaded(
+                f"The first token would take about {ttft_s:.0f} s.",
+                status=429,
+                retry_after_s=admission.retry_after_s,
+                reason=admission.reason,
+            )
 
     def grant(self, signals: RequestSignals, decision: ReplicaDecision, *, may_split: bool) -> Grant:
         """Count a request in on the replica that a decision chose."""

@@ -107,10 +107,11 @@ class RouterMetrics:
                 each_j = self._charged_j[pool, source] / self._output_tokens[pool]
                 self._get(catalogue.ENERGY_PER_OUTPUT_TOKEN).labels(pool, source.value).set(each_j)
 
-    def turned_away(self, status: int) -> None:
-        """Count a request that got no engine, if that is what the status says."""
-        if status in _TURNED_AWAY:
-            self._get(catalogue.REJECTED).labels(_TURNED_AWAY[status].value).inc()
+    def turned_away(self, status: int, reason: Reason | None = None) -> None:
+        """Count a request that got no engine, if that is what the reason or the status says."""
+        why = reason or _TURNED_AWAY.get(status)
+        if why is not None:
+            self._get(catalogue.REJECTED).labels(why.value).inc()
 
     def retry(self, reason: Reason) -> None:
         """Count a further attempt."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from cluster.config.gateway import GatewayConfig
 from cluster.policy.admission import Verdict, admit
-from deployments.router.errors import overloaded
+from deployments.router.errors import ApiError, overloaded
 
 T = TypeVar("T")
 
@@ -120,7 +120,12 @@ class AdmissionQueue:
         for waiter in list(self._waiting.values()):
             if waiter.key in nothing_for or waiter.granted.done():
                 continue
-            result = self._try(waiter.attempt)
+            try:
+                result = self._try(waiter.attempt)
+            except ApiError as error:  # refused after all
+                del self._waiting[id(waiter)]
+                waiter.granted.set_exception(error)
+                continue
             if result is None:
                 nothing_for.add(waiter.key)
             else:
@@ -129,4 +134,4 @@ class AdmissionQueue:
 
 
 def _has_result(granted: asyncio.Future[Any]) -> bool:
-    return granted.done() and not granted.cancelled()
+    return granted.done() and not granted.cancelled() and granted.exception() is None

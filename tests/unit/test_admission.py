@@ -1,10 +1,12 @@
 """Both bounds hold exactly, and a rejected client is told when to come back."""
 
+import math
+
 import pytest
 
 from cluster.config.gateway import GatewayConfig
 from cluster.entities.reasons import Reason
-from cluster.policy.admission import Verdict, admit
+from cluster.policy.admission import Verdict, admit, shed
 
 CONFIG = GatewayConfig(max_concurrent_requests=10, max_queued_requests=25, queue_timeout_s=30.0)
 
@@ -35,3 +37,12 @@ def test_a_router_without_a_queue_still_names_a_time():
     config = CONFIG.model_copy(update={"max_queued_requests": 0})
     admission = admit(in_flight=10, queued=0, config=config)
     assert (admission.verdict, admission.retry_after_s) == (Verdict.REJECT, 1)
+
+
+def test_what_comes_too_late_is_shed_only_where_a_limit_is_set():
+    assert shed(ttft_s=1e9, config=CONFIG).verdict is Verdict.ADMIT
+    config = CONFIG.model_copy(update={"shed_ttft_s": 5.0})
+    assert shed(ttft_s=5.0, config=config).verdict is Verdict.ADMIT
+    late = shed(ttft_s=8.2, config=config)
+    assert (late.verdict, late.reason, late.retry_after_s) == (Verdict.REJECT, Reason.TOO_LATE, 4)
+    assert shed(ttft_s=math.inf, config=config).retry_after_s == math.ceil(config.queue_timeout_s)

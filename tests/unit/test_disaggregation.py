@@ -91,7 +91,8 @@ def test_without_a_usable_prefill_replica_the_decode_replica_does_it(prefill):
 def test_a_prefill_queue_that_takes_too_long_is_avoided():
     at_limit = view(pending_prefill_tokens=20_000, prefill_tokens_per_s=1000.0)
     over = view(pending_prefill_tokens=20_001, prefill_tokens_per_s=1000.0)
-    assert choose(prefill=[at_limit]).path is Path.DISAGGREGATED
+    patient = CONFIG.model_copy(update={"ttft_loss_s_max": 1000.0})
+    assert choose(prefill=[at_limit], config=patient).path is Path.DISAGGREGATED
     assert choose(prefill=[over]) == combined(Reason.PREFILL_BUSY)
 
 
@@ -99,10 +100,31 @@ def test_the_best_usable_prefill_replica_counts():
     busy = view("p0", pending_prefill_tokens=90_000)
     faster = view("p1", pending_prefill_tokens=90_000, prefill_tokens_per_s=30_000.0)
     idle_but_failed = view("p2", put_aside_until_s=500.0)
-    assert choose(prefill=[busy, faster]).path is Path.DISAGGREGATED
+    patient = CONFIG.model_copy(update={"ttft_loss_s_max": 10.0})
+    assert choose(prefill=[busy, faster], config=patient).path is Path.DISAGGREGATED
     assert choose(prefill=[busy, idle_but_failed]) == combined(Reason.PREFILL_BUSY)
 
 
 def test_a_rate_of_zero_is_a_queue_without_end():
     stuck = view(pending_prefill_tokens=1, prefill_tokens_per_s=0.0)
     assert choose(prefill=[stuck]) == combined(Reason.PREFILL_BUSY)
+
+
+def test_a_decode_replica_that_would_answer_much_sooner_computes_the_prompt_itself():
+    # 500 tokens: 0.5 s here; there 0.5 s of its own and what is ahead.
+    just = view(pending_prefill_tokens=2000)
+    more = view(pending_prefill_tokens=2001)
+    assert choose(prefill=[just]).path is Path.DISAGGREGATED
+    assert choose(prefill=[more]) == combined(Reason.PREFILL_SLOWER)
+
+
+def test_the_pools_speed_counts_not_only_their_queues():
+    slow = view(prefill_tokens_per_s=100.0)
+    fast = view("d0", Role.DECODE, prefill_tokens_per_s=10_000.0)
+    assert choose(decode=fast, prefill=[slow]) == combined(Reason.PREFILL_SLOWER)
+    assert choose(decode=fast, prefill=[slow, view("p1")]).path is Path.DISAGGREGATED
+
+
+def test_long_steps_where_many_decode_count_as_well():
+    full = view("d0", Role.DECODE, step_s=0.5)
+    assert choose(decode=full, prefill=[view(pending_prefill_tokens=2400)]).path is Path.DISAGGREGATED

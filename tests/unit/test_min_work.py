@@ -32,6 +32,14 @@ def test_the_score_is_pending_and_uncached_tokens_over_the_rate_plus_the_share_o
     assert choice.scores == {"a": pytest.approx((500 + 700) / 400 + 0.5 * 16 / 64)}
 
 
+def test_a_step_under_what_decodes_there_comes_on_top():
+    assert choose(view("a", step_s=0.25)).scores == {"a": pytest.approx(1.0 + 0.25)}
+
+
+def test_of_two_equal_queues_the_pool_with_the_shorter_steps_is_chosen():
+    assert choose(view("a100", step_s=0.03), view("h100", step_s=0.01)).replica_id == "h100"
+
+
 def test_the_least_work_wins_over_the_fewest_requests():
     choice = choose(
         view("one-huge-prompt", pending_prefill_tokens=12_000, requests_in_flight=1),

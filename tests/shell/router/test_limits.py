@@ -118,6 +118,27 @@ async def test_overload_is_a_429_with_a_time_to_come_back(start_cluster):
     await cluster.assert_idle()
 
 
+async def test_what_would_come_too_late_is_shed_where_that_is_asked_for(start_cluster):
+    # The second prompt would wait for the first one's.
+    engine = {"prefill_tokens_per_s": 200}
+    routing = {
+        "routing": {
+            "disaggregation": {"enabled": False},
+            "replicas": {"assumed_prefill_tokens_per_s": 200},
+        }
+    }
+    cluster = await start_cluster(slow_cluster({"shed_ttft_s": 1.5}, engine=engine) | routing)
+    first = asyncio.create_task(cluster.chat("hello " * 150))
+    await asyncio.sleep(0.3)
+    shed = await cluster.chat("again " * 150)
+    assert shed.status == 429
+    assert int(shed.headers["retry-after"]) >= 1
+    assert "first token" in shed.json["error"]["message"]
+    assert (await first).status == 200
+    assert await cluster.metric('tidemill_rejected_total{reason="too_late"}') == 1
+    await cluster.assert_idle()
+
+
 async def test_in_flight_stays_within_the_bounds_in_a_burst(start_cluster):
     _, in_flight = await in_one_instant(await start_cluster(slow_cluster(FEW)), 20)
     assert in_flight <= 4

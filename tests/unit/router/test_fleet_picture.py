@@ -7,19 +7,29 @@ zero; releasing twice counts once; a replica that has left and is idle is forgot
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cluster.config import parse_config
 from cluster.config.routing import ReplicaRoutingConfig
+from cluster.entities.fleet import FleetPlan, PoolObservation
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
 from cluster.entities.workload import RequestSignals, Surface
-from deployments.messages import FleetState, ServiceReport
+from cluster.performance.profiles import pool_performance
+from deployments.messages import FleetState, PublishedPlan, ServiceReport
 from deployments.router.fleet_view import FleetPicture
 
 CONFIG = ReplicaRoutingConfig(put_aside_first_s=1.0, assumed_prefill_tokens_per_s=500.0)
 ANSWERING = {Role.DECODE, Role.COMBINED}
 IDS = ("a", "b", "c")
+_POOLS = parse_config("models: {sim: {source: s}}\npools: {decode: {model: sim, gpu_type: A100}}")
+PERFORMANCE = replace(
+    pool_performance(_POOLS.pools["decode"], _POOLS.models["sim"]),
+    step_per_sequence_s=0.003,
+    step_per_context_token_s=1e-5,
+)
 
 
 def report(name="a", **changes):
@@ -250,3 +260,47 @@ def test_services_are_found_by_name():
     picture.apply(fleet(services=(service, replace(service, replica_id="t", url="http://t"))))
     assert picture.service_url("semantic_cache") == "http://s"
     assert picture.service_url("nothing") is None
+
+
+def planned(**speeds):
+    """A published plan whose snapshot knows pools of the given prefill times and step lengths."""
+    pools = tuple(
+        PoolObservation(
+            pool=PoolName(name),
+            model="sim",
+            role=Role.DECODE,
+            gpu_type="A100",
+            replicas_wanted=1,
+            performance=replace(PERFORMANCE, prefill_token_s=prefill_token_s, step_base_s=step_base_s),
+        )
+        for name, (prefill_token_s, step_base_s) in speeds.items()
+    )
+    return PublishedPlan(decided_at_s=0.0, policy="unit_commitment", plan=FleetPlan(pools=()), pools=pools)
+
+
+def test_what_the_snapshot_knows_of_a_pool_is_what_its_replicas_are_taken_for():
+    picture = picture_of(report())
+    assert view(picture).prefill_tokens_per_s == 500.0, "assumed while nobody knows"
+    assert view(picture).step_s == 0.0
+    picture.apply(replace(fleet(report()), plan=planned(decode=(0.001, 0.0))))
+    assert view(picture).prefill_tokens_per_s == pytest.approx(1000.0)
+    picture.apply(replace(fleet(report(prefill_tokens_per_s=700.0)), plan=planned(decode=(0.001, 0.02))))
+    assert view(picture).prefill_tokens_per_s == 700.0, "what the replica measured itself is better"
+    assert view(picture).step_s == pytest.approx(0.02)
+
+
+def test_steps_grow_with_what_this_router_has_decoding_there():
+    picture = picture_of(report())
+    picture.apply(replace(fleet(report()), plan=planned(decode=(0.001, 0.02))))
+    dispatch = picture.dispatch("a", signals(400), computed_elsewhere=False)
+    dispatch.first_token()
+    assert view(picture).step_s == pytest.approx(0.02 + 0.003 + 400 * 1e-5)
+    dispatch.release()
+    assert view(picture).step_s == pytest.approx(0.02)
+
+
+def test_a_provisioner_that_is_away_leaves_what_it_knew_of_speeds():
+    picture = picture_of(report())
+    picture.apply(replace(fleet(report()), plan=planned(decode=(0.001, 0.02))))
+    picture.apply(fleet(report(), version=2))
+    assert view(picture).step_s == pytest.approx(0.02)

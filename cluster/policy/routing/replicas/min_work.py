@@ -12,6 +12,7 @@ from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.pool import ReplicaCandidate
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import ReplicaChoice
+from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_ready
 
 
@@ -64,13 +65,11 @@ def choose_replica(
 
 def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRoutingConfig) -> float:
     """Predicted seconds until the first token, plus what the requests decoding there slow it down."""
-    # A rate of zero is a measurement that has not happened, not an engine that never finishes.
-    measured = replica.prefill_tokens_per_s
-    tokens_per_s = measured if measured > 0 else config.assumed_prefill_tokens_per_s
-    uncached_tokens = max(prompt_tokens - replica.cached_tokens, 0)
-    prefill_s = (max(replica.pending_prefill_tokens, 0) + uncached_tokens) / tokens_per_s
+    ttft_s = predicted_ttft_s(
+        prompt_tokens, replica, assumed_tokens_per_s=config.assumed_prefill_tokens_per_s
+    )
     fullness = max(replica.requests_in_flight, 0) / max(replica.max_concurrent_requests, 1)
-    return prefill_s + config.decode_weight_s * fullness
+    return ttft_s + config.decode_weight_s * fullness
 
 
 def _why(chosen: ReplicaCandidate, *, usable: int, tied: int) -> tuple[Reason, ...]:
