@@ -36,7 +36,10 @@ class ReplicaRoutingConfig(Section):
     """Which policy scores the replicas."""
 
     decode_weight_s: float = Field(default=0.5, ge=0)
-    """Seconds that a replica at its request limit counts more than an idle one."""
+    """Seconds that a replica at its request limit, or with a full KV cache, counts more than an idle one."""
+
+    kv_full_s: float = Field(default=2.0, ge=0)
+    """Seconds that a replica counts more when its KV cache is full: a prompt would wait there for blocks."""
 
     tie_s: float = Field(default=0.002, ge=0)
     """Scores closer than this are equal, and chance decides."""

@@ -56,6 +56,9 @@ class PoolObservation:
     power_w: float | None = None
     """Power of all its replicas over the last window."""
     power_source: EnergySource | None = None
+    output_tokens_per_s: float | None = None
+    """Tokens that all its replicas made over the last window, of answers that are over or not; None if not
+    known."""
     reported_at_s: float | None = None
     """Oldest report among its ready replicas; None if it has none."""
 
@@ -199,6 +202,8 @@ class SeriesMemory:
     tokens: tuple[float, ...] = ()
     """Arrivals, their prompt tokens, the squares of these; completions, their prompt, cached, output and
     attended tokens."""
+    recent_tokens: tuple[float, ...] = ()
+    """The same of the last few answers' time."""
     arrived_at_s: float = 0.0
     """End of the last window with an arrival."""
     season: tuple[float, ...] = ()
@@ -233,6 +238,9 @@ class ProvisionerState:
     without those that a later and larger one makes irrelevant."""
     planned_per_s: dict[str, float] = field(default_factory=dict)
     """By model: arrivals per second that the last plan was made for."""
+    made_tokens: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By model: output tokens that its engines made, and those of the answers that ended, over the time of
+    the last few answers."""
     demand_seen_until_s: float = 0.0
     plan: FleetPlan | None = None
     """The last plan."""

@@ -93,6 +93,8 @@ class ReplicaCandidate(Protocol):
     @property
     def step_s(self) -> float: ...  # noqa: D102
     @property
+    def kv_cache_usage(self) -> float: ...  # noqa: D102
+    @property
     def max_concurrent_requests(self) -> int: ...  # noqa: D102
     @property
     def put_aside_until_s(self) -> float: ...  # noqa: D102
@@ -119,6 +121,8 @@ class ReplicaView:
     step_s: float = 0.0
     """One engine step under what decodes there, from its pool's performance in the last fleet snapshot; 0 if
     there is none."""
+    kv_cache_usage: float = 0.0
+    """Fraction of its KV cache in use, as it last reported."""
     max_concurrent_requests: int = 64
     put_aside_until_s: float = 0.0
     """Not to be chosen before this instant, because it failed."""

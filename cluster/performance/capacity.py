@@ -20,8 +20,10 @@ from statistics import NormalDist
 from cluster.entities.performance import ReplicaPerformance
 from cluster.performance.power import decode_w
 
-_KV_SHARE = 0.92
-"""Of the KV cache; above it vLLM preempts sequences when answers come out longer than the mean."""
+_KV_SHARE = 0.98
+"""Of the KV cache: the rest lies in blocks that are not full."""
+_CONTEXT_SPREAD2 = 1.0
+"""Squared coefficient of variation of the context of requests under way: exponential lengths."""
 _BISECTIONS = 30
 
 
@@ -234,11 +236,24 @@ def within(
         return False
     if work is Work.PROMPTS:
         return True
-    if point.tpot_s > objective.tpot_s or point.kv_tokens > _KV_SHARE * performance.kv_tokens_max:
+    if point.tpot_s > objective.tpot_s:
+        return False
+    if _kv_tokens_high(point, objective) > _KV_SHARE * performance.kv_tokens_max:
         return False
     step_s = point.batch / (rate_per_s * mix.output_tokens) if rate_per_s > 0 else 0.0
     prompts = rate_per_s * mix.uncached_tokens * step_s if work is Work.WHOLE else 0.0
     return prompts + point.batch <= performance.batch_tokens_max
+
+
+def _kv_tokens_high(point: OperatingPoint, objective: Objective) -> float:
+    """What the KV cache holds at the wanted quantile: a Poisson number of requests of scattered contexts.
+
+    On average is not enough: requests wait or are preempted whenever one replica's happen to be long.
+    """
+    if point.batch <= 0.0:
+        return point.kv_tokens
+    z = NormalDist().inv_cdf(objective.attainment)
+    return point.kv_tokens * (1.0 + z * math.sqrt((1.0 + _CONTEXT_SPREAD2) / point.batch))
 
 
 @lru_cache(maxsize=8192)

@@ -34,6 +34,7 @@ class PoolFacts:
     unplaced_since_s: float | None = None
     power_w: float | None = None
     power_source: EnergySource | None = None
+    output_tokens_per_s: float | None = None
     stage_since_s: Mapping[str, float] = field(default_factory=dict)
     """For each reporting replica, when it was first seen in its stage."""
 
@@ -90,9 +91,14 @@ def _pool(
         replicas_wanted=facts.replicas_wanted,
         replicas_placeable=facts.replicas_placeable,
         unplaced_since_s=facts.unplaced_since_s,
-        performance=facts.performance,
+        performance=replace(
+            facts.performance,
+            # No replica gets more requests than routers send it, however many its engine would take.
+            sequences_max=min(facts.performance.sequences_max, config.pools[name].max_concurrent_requests),
+        ),
         power_w=facts.power_w,
         power_source=facts.power_source,
+        output_tokens_per_s=facts.output_tokens_per_s,
         reported_at_s=min(ready, default=None),
     )
 

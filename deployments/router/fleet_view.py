@@ -151,6 +151,7 @@ class FleetPicture:
             cached_tokens=cached,
             prefill_tokens_per_s=report.prefill_tokens_per_s or self._prefill_rate(report.pool),
             step_s=self._step_s(report.pool, load.requests + load.foreign_requests, load.decode_tokens),
+            kv_cache_usage=report.kv_cache_usage,
             max_concurrent_requests=report.max_concurrent_requests,
             put_aside_until_s=load.health.put_aside_until_s,
         )

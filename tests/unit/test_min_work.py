@@ -129,3 +129,14 @@ def test_a_replica_that_has_not_measured_its_rate_counts_with_the_assumed_one():
 def test_a_draw_outside_the_unit_interval_is_an_error(draw):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         choose(view("a"), draw=draw)
+
+
+def test_a_fuller_kv_cache_counts_like_seats():
+    choice = choose(view("a", kv_cache_usage=0.8, requests_in_flight=16, max_concurrent_requests=64))
+    assert choice.scores == {"a": pytest.approx(1.0 + 0.5 * 0.8)}
+
+
+def test_where_no_block_is_free_nothing_is_sent_while_another_is_near():
+    full = view("full", kv_cache_usage=0.96)
+    assert choose(full, view("busy", pending_prefill_tokens=1900)).replica_id == "busy"
+    assert choose(full, view("busier", pending_prefill_tokens=2600)).replica_id == "full"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cluster.config.provisioning import ForecastConfig
 from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import (
     ClassDemand,
@@ -15,24 +16,27 @@ from cluster.entities.fleet import (
 )
 from cluster.entities.pool import Role
 from cluster.policy.provisioning.damping import hold_after_peak_s, stabilised, steady
-from cluster.policy.provisioning.forecast import forecast_class
+from cluster.policy.provisioning.forecast import forecast_class, lengthened, recent_half_life_s
 from cluster.policy.workload_class import workload_classes
 
 
 def forecast_demand(
     snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
-) -> tuple[dict[str, SeriesMemory], list[ClassForecast]]:
+) -> tuple[dict[str, SeriesMemory], dict[str, tuple[float, float]], list[ClassForecast]]:
     """Take the snapshot's window in and forecast every class that was ever asked for.
 
     Returns:
-        The new memories, and the forecasts by model and rising prompt length.
+        The new memories, what engines made, and the forecasts by model and rising prompt length.
     """
     window = _unseen(snapshot.demand, state.demand_seen_until_s)
     found = {(demand.model, demand.workload_class): demand for demand in window.classes}
     series: dict[str, SeriesMemory] = {}
-    forecasts = []
+    made_tokens: dict[str, tuple[float, float]] = {}
+    forecasts: list[ClassForecast] = []
     for model in sorted({pool.model for pool in snapshot.pools}):
         horizon_s = _horizon_s(snapshot, model, config)
+        answer_s = _answer_s(snapshot, model, state)
+        of_model: list[ClassForecast] = []
         for name in workload_classes(config.provisioning.prompt_bands):
             key = f"{model}/{name}"
             demand = found.get((model, name))
@@ -46,12 +50,42 @@ def forecast_demand(
                 started_at_s=window.started_at_s,
                 ended_at_s=window.ended_at_s,
                 horizon_s=horizon_s,
-                answer_s=_answer_s(snapshot, model, state),
+                answer_s=answer_s,
                 silence_s=config.provisioning.damping.scale_down_window_s,
                 config=config.provisioning.forecast,
             )
-            forecasts.append(forecast)
-    return series, _together(forecasts)
+            of_model.append(forecast)
+        made = _made(snapshot, model, window, state, answer_s=answer_s, config=config.provisioning.forecast)
+        if made is not None:
+            made_tokens[model] = made
+        memories = [series[f"{model}/{found.workload_class}"] for found in of_model]
+        forecasts += lengthened(of_model, memories, made)
+    return series, made_tokens, _together(forecasts)
+
+
+def _made(
+    snapshot: FleetSnapshot,
+    model: str,
+    window: DemandWindow,
+    state: ProvisionerState,
+    *,
+    answer_s: float,
+    config: ForecastConfig,
+) -> tuple[float, float] | None:
+    """Tokens that a model's engines made, and those of answers that ended, older windows counting less."""
+    rates = [
+        pool.output_tokens_per_s
+        for pool in snapshot.pools
+        if pool.model == model and pool.output_tokens_per_s is not None
+    ]
+    before = state.made_tokens.get(model)
+    span_s = window.ended_at_s - window.started_at_s
+    if not rates or span_s <= 0:
+        return before
+    keep = 0.5 ** (span_s / recent_half_life_s(answer_s, config))
+    made, ended = before or (0.0, 0.0)
+    finished = sum(demand.output_tokens for demand in window.classes if demand.model == model)
+    return made * keep + sum(rates) * span_s, ended * keep + finished
 
 
 def _answer_s(snapshot: FleetSnapshot, model: str, state: ProvisionerState) -> float:

@@ -7,6 +7,7 @@ within seconds. The band above the expected demand covers what the expert has be
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.config.provisioning import ForecastConfig
@@ -23,6 +24,12 @@ _ERROR_HALF_LIFE = 40.0
 _PENDING_MAX = 8
 _TOKENS_HALF_LIVES = 4.0
 """Lengths of prompts and answers change more slowly than rates."""
+_LENGTH_SPREAD = 1.5
+"""Standard deviation of lengths by their mean, as in public traces (ServeGen: 1.3 to 2)."""
+_LENGTH_SIGMAS = 2.0
+_ENDED_MIN = 8.0
+"""Answers that have to have ended before their number says anything."""
+_LENGTHENING_MAX = 4.0
 _ERROR_START = 0.04
 """Square of a relative error of 20 %: believed until forecasts have been judged."""
 _SEASON_WEIGHT = 0.3
@@ -87,8 +94,8 @@ def _learnt(
     config: ForecastConfig,
 ) -> SeriesMemory:
     rate = demand.arrivals / span_s
-    least, most = (share * config.half_life_s for share in _RECENT_SHARE)
-    recent = _decayed_recent(memory.recent, rate, span_s, min(most, max(least, _ANSWERS * answer_s)))
+    recent_s = recent_half_life_s(answer_s, config)
+    recent = _decayed_recent(memory.recent, rate, span_s, recent_s)
     moments = _decayed_moments(memory.moments, rate, span_s, config.half_life_s)
     if _jumped(moments, recent, span_s):
         moments = _restarted(moments, recent)
@@ -98,6 +105,7 @@ def _learnt(
         recent=recent,
         arrived_at_s=ended_at_s if demand.arrivals else memory.arrived_at_s,
         tokens=_decayed_tokens(memory.tokens, demand, span_s, config.half_life_s * _TOKENS_HALF_LIVES),
+        recent_tokens=_decayed_tokens(memory.recent_tokens, demand, span_s, recent_s),
         season=_season(memory.season, rate, span_s, ended_at_s, config.season_bins),
     )
 
@@ -261,9 +269,74 @@ def _judged(memory: SeriesMemory, rate: float, now_s: float) -> SeriesMemory:
     return replace(memory, errors=tuple(errors), pending=tuple(pending))
 
 
+def _believed_tokens(memory: SeriesMemory) -> tuple[float, ...]:
+    """Sums over requests whose lengths are those to expect: long remembered, unless the last ones differ.
+
+    One client that begins to ask for answers twice as long doubles the work at an unchanged rate. The last
+    requests' sums come in as far as their mean lengths differ from the remembered ones beyond chance, in the
+    form of James and Stein's positive part.
+    """
+    old, new = memory.tokens or (0.0,) * 8, memory.recent_tokens or (0.0,) * 8
+    prompts = _certainty(old[1], old[0], new[1], new[0])
+    answers = _certainty(old[6], old[3], new[6], new[3])
+    shares = (prompts,) * 3 + (answers,) * 5
+    counts = (old[0] / new[0] if new[0] else 0.0,) * 3 + (old[3] / new[3] if new[3] else 0.0,) * 5
+    # Brought to the remembered numbers of requests first, so that it is the means that are mixed.
+    return tuple(
+        remembered + share * (recent * count - remembered)
+        for remembered, recent, share, count in zip(old, new, shares, counts, strict=True)
+    )
+
+
+def recent_half_life_s(answer_s: float, config: ForecastConfig) -> float:
+    """Half-life of what counts as recent, where answers take so long."""
+    least, most = (share * config.half_life_s for share in _RECENT_SHARE)
+    return min(most, max(least, _ANSWERS * answer_s))
+
+
+def lengthened(
+    forecasts: Sequence[ClassForecast],
+    memories: Sequence[SeriesMemory],
+    made: tuple[float, float] | None,
+) -> list[ClassForecast]:
+    """A model's forecasts with answers as long as those under way let expect.
+
+    Answers that have ended are the short ones first: when longer ones begin to come, their lengths say so
+    only an answer's time later. Tokens made by answers that ended: the maximum-likelihood estimate of the mean of
+    exponential lengths of which some are not over yet (censored).
+
+    Args:
+        forecasts: of one model.
+        memories: of the same classes.
+        made: output tokens that engines made and those of answers that ended, of late.
+    """
+    ended = sum(memory.recent_tokens[3] for memory in memories if memory.recent_tokens)
+    if made is None or made[1] <= 0 or made[0] <= made[1] or ended < _ENDED_MIN:
+        return list(forecasts)
+    factor = made[0] / made[1]
+    certain = _certainty(1.0, 1.0, factor * ended, ended)
+    factor = min(_LENGTHENING_MAX, 1.0 + certain * (factor - 1.0))
+    return [
+        replace(
+            found,
+            output_tokens=found.output_tokens * factor,
+            context_tokens=found.context_tokens + found.output_tokens * (factor - 1.0) / 2.0,
+        )
+        for found in forecasts
+    ]
+
+
+def _certainty(old_tokens: float, old_count: float, new_tokens: float, new_count: float) -> float:
+    """How far a change of the mean length is beyond chance, 0..1."""
+    if old_count <= 0 or new_count <= 0 or old_tokens <= 0:
+        return 0.0
+    change = (new_tokens / new_count) / (old_tokens / old_count) - 1.0
+    error = _LENGTH_SIGMAS * _LENGTH_SPREAD / math.sqrt(new_count)
+    return max(0.0, 1.0 - (error / change) ** 2) if change else 0.0
+
+
 def _forecast(memory: SeriesMemory, demand: ClassDemand, expected: float, high: float) -> ClassForecast:
-    tokens = memory.tokens or (0.0,) * 8
-    arrivals, prompt, squares, completions, completed, cached, output, attended = tokens
+    arrivals, prompt, squares, completions, completed, cached, output, attended = _believed_tokens(memory)
     mean = prompt / arrivals if arrivals > 0 else 0.0
     answer = output / completions if completions > 0 else _OUTPUT_TOKENS_START
     return ClassForecast(

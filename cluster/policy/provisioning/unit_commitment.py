@@ -42,7 +42,7 @@ _UNDER_WAY = "#under_way"
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
     """Decide (the contract is `interface.ProvisioningPolicy`)."""
     now_s = snapshot.observed_at_s
-    series, forecasts = forecast_demand(snapshot, state, config)
+    series, made_tokens, forecasts = forecast_demand(snapshot, state, config)
     memories: dict[str, PoolMemory] = {}
     limits: dict[str, PoolLimits] = {}
     for pool in snapshot.pools:
@@ -85,6 +85,7 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
             pools={name: target.memory for name, target in targets.items()},
             peaks=peaks,
             planned_per_s=planned_per_s,
+            made_tokens=made_tokens,
             demand_seen_until_s=max(state.demand_seen_until_s, snapshot.demand.ended_at_s),
             plan=plan,
         ),

@@ -5,7 +5,7 @@ import pytest
 
 from cluster.config.provisioning import ForecastConfig
 from cluster.entities.fleet import ClassDemand, SeriesMemory
-from cluster.policy.provisioning.forecast import forecast_class
+from cluster.policy.provisioning.forecast import forecast_class, lengthened
 
 CONFIG = ForecastConfig()
 
@@ -120,3 +120,63 @@ def test_after_a_long_silence_nothing_is_expected():
         config=CONFIG,
     )
     assert forecast.arrivals_per_s == 0.0
+
+
+def _asked(memory, *, output_tokens, windows, at_s, per_s=5, period_s=10.0):
+    """So many windows in which answers of one length come to an end."""
+    forecast = None
+    for _ in range(windows):
+        at_s += period_s
+        count = int(per_s * period_s)
+        demand = ClassDemand(
+            model="m",
+            workload_class="0-512",
+            arrivals=count,
+            prompt_tokens=100 * count,
+            prompt_tokens_squared=1e4 * count,
+            completions=count,
+            completed_prompt_tokens=100 * count,
+            output_tokens=output_tokens * count,
+            attended_tokens=output_tokens * count * (100.0 + output_tokens / 2),
+        )
+        memory, forecast = forecast_class(
+            memory,
+            demand,
+            started_at_s=at_s - period_s,
+            ended_at_s=at_s,
+            horizon_s=60.0,
+            silence_s=300.0,
+            answer_s=30.0,
+            config=ForecastConfig(),
+        )
+    return memory, forecast, at_s
+
+
+def test_answers_that_become_longer_are_believed_within_minutes():
+    memory, before, at_s = _asked(SeriesMemory(), output_tokens=500, windows=200, at_s=0.0)
+    assert before.output_tokens == pytest.approx(500)
+    _, after, _ = _asked(memory, output_tokens=1500, windows=18, at_s=at_s)
+    assert 1200 < after.output_tokens <= 1500
+    assert after.context_tokens > before.context_tokens * 1.8
+
+
+def test_lengths_that_scatter_by_chance_leave_the_long_memory_alone():
+    memory, _, at_s = _asked(SeriesMemory(), output_tokens=500, windows=200, at_s=0.0)
+    _, after, _ = _asked(memory, output_tokens=520, windows=6, at_s=at_s, per_s=0.5)
+    assert after.output_tokens == pytest.approx(500, rel=0.01)
+
+
+def test_tokens_of_answers_that_are_not_over_lengthen_what_is_expected():
+    memory, forecast, _ = _asked(SeriesMemory(), output_tokens=500, windows=60, at_s=0.0)
+    ended = memory.recent_tokens[6]
+    (same,) = lengthened([forecast], [memory], (ended, ended))
+    assert same == forecast
+    (longer,) = lengthened([forecast], [memory], (2.0 * ended, ended))
+    assert 900 < longer.output_tokens < 1000
+    (bounded,) = lengthened([forecast], [memory], (1e3 * ended, ended))
+    assert bounded.output_tokens <= 4.0 * forecast.output_tokens
+
+
+def test_nothing_is_made_of_a_handful_of_answers():
+    memory, forecast, _ = _asked(SeriesMemory(), output_tokens=500, windows=1, at_s=0.0, per_s=0.5)
+    assert lengthened([forecast], [memory], (1e6, 2500.0)) == [forecast]

@@ -15,6 +15,9 @@ from cluster.entities.routing import ReplicaChoice
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_ready
 
+_KV_FULL = 0.95
+"""From this usage on new prompts are likely to wait for blocks."""
+
 
 def choose_replica(
     prompt_tokens: int,
@@ -68,8 +71,10 @@ def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRouti
     ttft_s = predicted_ttft_s(
         prompt_tokens, replica, assumed_tokens_per_s=config.assumed_prefill_tokens_per_s
     )
-    fullness = max(replica.requests_in_flight, 0) / max(replica.max_concurrent_requests, 1)
-    return ttft_s + config.decode_weight_s * fullness
+    seats = max(replica.requests_in_flight, 0) / max(replica.max_concurrent_requests, 1)
+    score_s = ttft_s + config.decode_weight_s * max(seats, replica.kv_cache_usage)
+    # Where no block is free, a prompt waits until an answer ends or is thrown out, however fast prefill is.
+    return score_s + (config.kv_full_s if replica.kv_cache_usage >= _KV_FULL else 0.0)
 
 
 def _why(chosen: ReplicaCandidate, *, usable: int, tied: int) -> tuple[Reason, ...]:
