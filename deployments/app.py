@@ -47,6 +47,8 @@ def pool_application(config: TidemillConfig, pool_name: str, weights: str) -> se
         "num_gpus": resources.gpus,
         "resources": dict(resources.custom),
     }
+    if resources.node_labels:
+        actor_options["label_selector"] = dict(resources.node_labels)
     if resources.memory_bytes is not None:
         actor_options["memory"] = resources.memory_bytes
     deployment = _DEPLOYMENTS[pool.role].options(

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from cluster.config.base import Name, Section
+from cluster.config.base import LabelKey, LabelValue, Name, Section
 
 _HANDED_OUT = (range(10002, 20000), range(30000, 31001), range(40000, 41001))
 """Ports that Ray gives its workers and Serve its replicas."""
@@ -16,6 +16,9 @@ class SimulatedNodesConfig(Section):
 
     resources: dict[str, float] = Field(default_factory=dict)
     """Custom resources that each offers; pools ask for them in `resources.custom`."""
+
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    """Labels that each has; pools ask for them in `resources.node_labels`."""
 
     max: int = Field(default=1, ge=0, le=16)
     """Never more of them than this; 0 makes a kind that is sold out."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from cluster.config.base import Name, Section
+from cluster.config.base import LabelKey, LabelSelector, Name, Section
 from cluster.config.performance import PerformanceOverrides
 from cluster.entities.pool import Role
 
@@ -49,6 +49,10 @@ class Resources(Section):
 
     custom: dict[str, float] = Field(default_factory=dict)
     """Ray custom resources, for example `{"accelerator_type:H100": 0.001}`."""
+
+    node_labels: dict[LabelKey, LabelSelector] = Field(default_factory=dict)
+    """Labels that a node must have, for example `{"ray.io/accelerator-type": H100}`; a value may also be
+    `!H100`, `in(A100, H100)` or `!in(T4, L4)`."""
 
 
 class VllmEngine(Section):

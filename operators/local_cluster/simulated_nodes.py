@@ -41,6 +41,7 @@ def autoscaling_config(config: LocalClusterConfig, *, cpus: int) -> dict[str, An
     for name, kind in config.simulated_nodes.items():
         types[name] = {
             "resources": {"CPU": kind.cpus, **kind.resources},
+            "labels": dict(kind.labels),
             "node_config": {},
             "min_workers": 0,
             "max_workers": kind.max,
