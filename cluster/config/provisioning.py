@@ -133,6 +133,10 @@ class ProvisioningConfig(Section):
     utilisation_max: float = Field(default=0.95, gt=0, le=1)
     """Share of a replica's computed capacity that a plan may use."""
 
+    prewarm: bool = True
+    """Ask Ray's autoscaler for nodes as soon as a plan needs them, for all pools at once, rather than when
+    replicas wait for them. Concerns pools that need GPUs, custom resources or labels."""
+
     spare_replicas: int = Field(default=0, ge=0)
     """Replicas that each model has awake beyond what its demand needs, for the loss of one."""
 

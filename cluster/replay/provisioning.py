@@ -7,7 +7,7 @@ itself only now and then (a checkpoint), because it follows from what came befor
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from cluster.config import TidemillConfig, check_config
 from cluster.config.provisioning import PolicyName
 from cluster.entities.fleet import ClassForecast, FleetDecision, FleetPlan, FleetSnapshot, ProvisionerState
 from cluster.entities.reasons import Reason
+from cluster.performance.reported import LearntSpeed
 from cluster.policy.provisioning.policies import POLICIES
 from cluster.replay.codec import DecisionLogError, decoder, encode
 
@@ -144,6 +145,23 @@ def state_of(text: str) -> ProvisionerState:
     """
     try:
         return cast("ProvisionerState", decoder(ProvisionerState)(json.loads(text), "state"))
+    except ValueError as error:
+        raise DecisionLogError(str(error)) from error
+
+
+def learnt_text(learnt: Mapping[str, LearntSpeed]) -> str:
+    """What was learnt of the pools' speed as JSON."""
+    return _text(dict(learnt))
+
+
+def learnt_of(text: str) -> dict[str, LearntSpeed]:
+    """The inverse of `learnt_text`.
+
+    Raises:
+        DecisionLogError: it is not what this version writes.
+    """
+    try:
+        return cast("dict[str, LearntSpeed]", decoder(dict[str, LearntSpeed])(json.loads(text), "learnt"))
     except ValueError as error:
         raise DecisionLogError(str(error)) from error
 

@@ -61,7 +61,8 @@ class FleetDirectory:
         self._state.report_energy(report, now_s=time.monotonic())
 
     async def overview(self) -> FleetOverview:
-        """What the provisioner decides from."""
+        """What the provisioner decides from; waits after a restart until the replicas have reported again."""
+        await asyncio.sleep(max(0.0, self._full_at_s - time.monotonic()))
         return self._state.overview()
 
     async def publish(self, plan: PublishedPlan) -> None:

@@ -15,6 +15,7 @@ from deployments.directory.actor import NAMESPACE, DirectoryClient
 from deployments.messages import FleetOverview, PublishedPlan
 from operators.provisioner.journal import Journal
 from operators.provisioner.loop import ProvisionerLoop
+from operators.provisioner.nodes import RayNodes
 from operators.provisioner.observer import Observer
 from operators.provisioner.serve_api import ServeApi
 from operators.telemetry.agent import ensure_agents
@@ -26,6 +27,7 @@ FOLDER = "provisioning"
 """Of its log and state, in the state folder."""
 _AGENTS_PERIOD_S = 10.0
 _START_TIMEOUT_S = 120.0
+_DIRECTORY_TIMEOUT_S = 15.0
 
 
 class _RemoteDirectory:
@@ -35,11 +37,20 @@ class _RemoteDirectory:
         self._client = DirectoryClient()
 
     async def overview(self) -> FleetOverview:
-        found: FleetOverview = await self._client.call("overview")
+        found: FleetOverview = await self._call("overview")
         return found
 
     async def publish(self, plan: PublishedPlan) -> None:
-        await self._client.call("publish", plan)
+        await self._call("publish", plan)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        try:
+            # Calls of an actor that Ray cannot restart for now wait without an error.
+            async with asyncio.timeout(_DIRECTORY_TIMEOUT_S):
+                return await self._client.call(method, *args)
+        except TimeoutError:
+            self._client = DirectoryClient()  # it may be another actor by the same name
+            raise
 
 
 class Provisioner:
@@ -53,6 +64,7 @@ class Provisioner:
             policy_named(policy),
             directory=_RemoteDirectory(),
             scaler=ServeApi(),
+            nodes=RayNodes(),
             records=Journal(Path(state_dir) / FOLDER, config, policy),
             observer=Observer(config),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cluster.entities.energy import EnergyReading, EnergySource, Meter
 from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaReport
-from cluster.performance.power import step_w
+from cluster.performance.reported import PoolPower, ReportWindows, modelled_w
 from deployments.messages import NodeEnergy, ReplicaEnergy
 
 _CPU_DEVICE = "cpu-package-"
@@ -30,7 +30,10 @@ class EnergyBook:
         self._accounts: dict[tuple[ReplicaId, Meter], _Account] = {}
         self._devices: dict[tuple[str, str], float] = {}
         self._reports: dict[ReplicaId, ReplicaReport] = {}
-        self._power: dict[PoolName, tuple[float, EnergySource]] = {}
+        self._owed_j: dict[ReplicaId, float] = {}
+        """Metered since a replica's last window: meters and replicas do not report at the same instants."""
+        self._windows = ReportWindows()
+        self._power = PoolPower()
 
     def update(
         self,
@@ -52,33 +55,35 @@ class EnergyBook:
         sharing = Counter(device for report in reports for device in _devices(report, nodes))
         watts: dict[PoolName, list[tuple[float, EnergySource]]] = {}
         for report in reports:
-            before = self._reports.get(report.replica_id)
-            span_s = report.observed_at_s - before.observed_at_s if before is not None else 0.0
-            if before is None or span_s <= 0:
-                self._reports.setdefault(report.replica_id, report)
-                continue
+            devices = _devices(report, nodes)
+            if devices and report.replica_id in self._reports:
+                owed_j = sum(used_j[device][1] / sharing[device] for device in devices)
+                self._owed_j[report.replica_id] = self._owed_j.get(report.replica_id, 0.0) + owed_j
+        self._reports = {report.replica_id: report for report in reports}
+        for window in self._windows.advance(reports):
+            report = window.after
             devices = _devices(report, nodes)
             if devices:
                 # The worst of several meters names the whole.
                 meter = max((used_j[device][0] for device in devices), key=list(Meter).index)
-                energy_j = sum(used_j[device][1] / sharing[device] for device in devices)
+                energy_j = self._owed_j.pop(report.replica_id, 0.0)
+                power_w = energy_j / window.span_s
             else:
                 known = performance.get(report.pool)
                 meter = Meter.MODEL
-                energy_j = 0.0 if known is None else modelled_w(known, before, report) * span_s
+                power_w = 0.0 if known is None else modelled_w(known, window)
+                energy_j = power_w * window.span_s
             self._add(report, meter, energy_j)
-            watts.setdefault(report.pool, []).append((energy_j / span_s, meter.source))
-            self._reports[report.replica_id] = report
-        for pool, parts in watts.items():
-            measured = all(source is EnergySource.MEASURED for _, source in parts)
-            source = EnergySource.MEASURED if measured else EnergySource.MODELLED
-            self._power[pool] = (sum(power_w for power_w, _ in parts), source)
-        self._forget({report.replica_id for report in reports}, {report.pool for report in reports})
+            watts.setdefault(report.pool, []).append((power_w, meter.source))
+        self._power.update(watts, reports)
+        for key in [key for key in self._accounts if key[0] not in self._reports]:
+            del self._accounts[key]
+        self._owed_j = {name: owed_j for name, owed_j in self._owed_j.items() if name in self._reports}
         return self._told(performance)
 
     def power(self, pool: str) -> tuple[float, EnergySource] | None:
         """Power of a pool's replicas over the last window."""
-        return self._power.get(PoolName(pool))
+        return self._power.of(pool)
 
     def _device_energy(self, nodes: Sequence[NodeEnergy]) -> dict[tuple[str, str], tuple[Meter, float]]:
         used: dict[tuple[str, str], tuple[Meter, float]] = {}
@@ -99,14 +104,6 @@ class EnergyBook:
         account.energy_j += energy_j
         account.observed_at_s = report.observed_at_s
 
-    def _forget(self, replicas: set[ReplicaId], pools: set[PoolName]) -> None:
-        for key in [key for key in self._accounts if key[0] not in replicas]:
-            del self._accounts[key]
-        for replica in [replica for replica in self._reports if replica not in replicas]:
-            del self._reports[replica]
-        for pool in [pool for pool in self._power if pool not in pools]:
-            del self._power[pool]
-
     def _told(self, performance: Mapping[str, ReplicaPerformance]) -> tuple[ReplicaEnergy, ...]:
         told = []
         for (replica_id, meter), account in sorted(self._accounts.items()):
@@ -124,20 +121,6 @@ class EnergyBook:
                 )
             )
         return tuple(told)
-
-
-def modelled_w(performance: ReplicaPerformance, before: ReplicaReport, after: ReplicaReport) -> float:
-    """Mean power of a replica between two of its reports, from the power model and what it did.
-
-    The time between its tokens, added up over sequences and divided by the time that passed, is the mean
-    number of sequences that decoded.
-    """
-    span_s = after.observed_at_s - before.observed_at_s
-    if span_s <= 0:
-        return performance.power.idle_w
-    sequences = max(0.0, after.counters.token_gaps_s - before.counters.token_gaps_s) / span_s
-    prefill = max(0.0, after.counters.prefill_s - before.counters.prefill_s) / span_s
-    return step_w(performance, sequences=sequences, prefill_share=min(1.0, prefill))
 
 
 def _devices(report: ReplicaReport, nodes: Sequence[NodeEnergy]) -> tuple[tuple[str, str], ...]:

@@ -13,17 +13,17 @@ from cluster.entities.fleet import (
     ReplicaStage,
 )
 from cluster.entities.performance import ReplicaPerformance
-from cluster.entities.pool import ReplicaId, ReplicaPhase, ReplicaReport
-from cluster.performance.estimator import EstimatorState, PerformanceSample, refit
-from cluster.performance.estimator import observe as estimated
+from cluster.entities.pool import ReplicaId, ReplicaReport
 from cluster.performance.profiles import pool_performance
+from cluster.performance.reported import LearntSpeed, OutputRates, SpeedLearner
 from cluster.policy.observation import PoolFacts, added, combined, observe
+from cluster.policy.stages import DrainsSeen
 from deployments.messages import DemandReport, FleetOverview, ReplicaEnergy
 from operators.provisioner.energy_book import EnergyBook
 from operators.provisioner.serve_api import ServePool
 
-_SAMPLE_S = 1.0
-"""Windows shorter than this say little about a pool's speed."""
+_ROUTER_MEMORY_S = 3600.0
+"""Longer than the directory keeps the sums of a router that is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,11 @@ class Observation:
 
 
 class Observer:
-    """Remembers what it takes to tell what is new: sums of routers, stages of replicas, engines' counters."""
+    """Remembers what it takes to tell what is new: sums of routers, stages of replicas, engines' counters.
+
+    Demand is new until a decision has been made from it: `accept` says so. What a round that failed has
+    looked at is in the next round's snapshot again.
+    """
 
     def __init__(self, config: TidemillConfig) -> None:
         """Look the pools up in the performance catalogue.
@@ -45,14 +49,14 @@ class Observer:
             ValueError: a model does not fit on its pool's GPUs.
         """
         self._config = config
-        self._profiles = {name: _profile(name, config) for name in config.pools}
-        self._estimates = dict.fromkeys(config.pools, EstimatorState())
+        self._speed = SpeedLearner({name: _profile(name, config) for name in config.pools})
         self._book = EnergyBook()
-        self._sums: dict[str, DemandReport] = {}
-        self._stages: dict[ReplicaId, tuple[ReplicaStage, float]] = {}
-        self._unplaced: dict[str, float] = {}
-        self._before: dict[ReplicaId, ReplicaReport] = {}
-        self._observed_at_s: float | None = None
+        self._made = OutputRates()
+        self._drains = DrainsSeen()
+        self._sums: dict[str, tuple[DemandReport, float]] = {}
+        """By router: its last report that was accepted, and when it was seen last."""
+        self._accepted_at_s: float | None = None
+        self._looked: tuple[tuple[DemandReport, ...], float] = ((), 0.0)
 
     def look(self, overview: FleetOverview, serve: Mapping[str, ServePool], *, now_s: float) -> Observation:
         """Put a snapshot together.
@@ -62,13 +66,18 @@ class Observer:
             serve: what Serve knows, by pool.
             now_s: Unix time.
         """
-        performance = {name: refit(self._profiles[name], self._estimates[name]) for name in self._profiles}
+        performance = self._speed.performance()
         energy = self._book.update(overview.replicas, overview.energy, performance)
-        self._learn(overview.replicas)
+        self._speed.learn(overview.replicas)
         demand, backlog = self._demand(overview.demand, now_s)
-        self._note_stages(overview.replicas, now_s)
+        made_per_s = self._made.update(overview.replicas)
+        draining_since_s = self._drains.update(overview.replicas, now_s)
         facts = {
-            name: self._facts(name, serve[name], overview.replicas, performance[name], now_s)
+            name: replace(
+                self._facts(name, serve[name], overview.replicas, performance[name]),
+                output_tokens_per_s=made_per_s.get(name),
+                stage_since_s=draining_since_s,
+            )
             for name in self._config.pools
             if name in serve
         }
@@ -80,7 +89,7 @@ class Observer:
             demand=demand,
             backlog=backlog,
         )
-        self._observed_at_s = now_s
+        self._looked = (overview.demand, now_s)
         errors = tuple(
             (meter, f"{node.node_id[:8]}/{device}", why)
             for node in overview.energy
@@ -88,35 +97,50 @@ class Observer:
         )
         return Observation(snapshot=snapshot, energy=energy, meter_errors=errors)
 
+    @property
+    def has_window(self) -> bool:
+        """Whether the next look will know what is new; the first one has nothing to compare with."""
+        return self._accepted_at_s is not None
+
+    def learnt(self) -> dict[str, LearntSpeed]:
+        """What is known of the pools' speed, for the next life."""
+        return self._speed.learnt()
+
+    def recall(self, learnt: Mapping[str, LearntSpeed]) -> None:
+        """Go on from what an earlier life has learnt."""
+        self._speed.recall(learnt)
+
+    def accept(self) -> None:
+        """A decision has been made from the last look: its demand is not new any more."""
+        reports, now_s = self._looked
+        self._accepted_at_s = now_s
+        # A router that the directory does not name (it may just have been restarted) comes back with the same
+        # sums, and they would be new a second time.
+        kept = {name: found for name, found in self._sums.items() if found[1] > now_s - _ROUTER_MEMORY_S}
+        self._sums = kept | {report.router_id: (report, now_s) for report in reports}
+
     def _demand(
         self, reports: tuple[DemandReport, ...], now_s: float
     ) -> tuple[DemandWindow, tuple[ModelBacklog, ...]]:
-        started_at_s = now_s if self._observed_at_s is None else self._observed_at_s
+        started_at_s = now_s if self._accepted_at_s is None else self._accepted_at_s
         windows = []
         for report in reports:
-            before = self._sums.get(report.router_id)
-            if before is None and self._observed_at_s is None:
+            before, _ = self._sums.get(report.router_id, (None, 0.0))
+            if before is None and self._accepted_at_s is None:
                 continue  # what it counted before this provisioner looked for the first time is not new
             windows.append(
                 DemandWindow(started_at_s=started_at_s, ended_at_s=now_s, classes=_since(report, before))
             )
-        self._sums = {report.router_id: report for report in reports}
         waiting: dict[str, int] = {}
         for report in reports:
             for backlog in report.backlog:
                 waiting[backlog.model] = waiting.get(backlog.model, 0) + backlog.requests
         return (
             added(windows, started_at_s=started_at_s, ended_at_s=now_s),
-            tuple(ModelBacklog(model=model, requests=count) for model, count in sorted(waiting.items())),
+            tuple(
+                ModelBacklog(model=model, requests=count) for model, count in sorted(waiting.items()) if count
+            ),
         )
-
-    def _note_stages(self, reports: tuple[ReplicaReport, ...], now_s: float) -> None:
-        stages = {}
-        for report in reports:
-            stage = ReplicaStage.READY if report.phase is ReplicaPhase.READY else ReplicaStage.DRAINING
-            known = self._stages.get(report.replica_id)
-            stages[report.replica_id] = known if known is not None and known[0] is stage else (stage, now_s)
-        self._stages = stages
 
     def _facts(
         self,
@@ -124,44 +148,26 @@ class Observer:
         serve: ServePool,
         reports: tuple[ReplicaReport, ...],
         performance: ReplicaPerformance,
-        now_s: float,
     ) -> PoolFacts:
         reporting = {str(report.replica_id) for report in reports if report.pool == name}
         starting = tuple(
-            ReplicaObservation(replica_id=ReplicaId(f"{name}-{replica}"), stage=ReplicaStage.STARTING)
+            ReplicaObservation(
+                replica_id=ReplicaId(f"{name}-{replica.replica_id}"),
+                stage=ReplicaStage.STARTING,
+                since_s=replica.started_at_s or 0.0,
+            )
             for replica in serve.existing
-            if f"{name}-{replica}" not in reporting
+            if f"{name}-{replica.replica_id}" not in reporting
         )
-        if serve.unscheduled and starting:
-            self._unplaced.setdefault(name, now_s)
-        else:
-            self._unplaced.pop(name, None)
         power = self._book.power(name)
         return PoolFacts(
             replicas_wanted=serve.replicas_wanted,
             performance=performance,
             starting=starting,
-            unplaced_since_s=self._unplaced.get(name),
+            unplaced_since_s=serve.unplaced_since_s,
             power_w=None if power is None else power[0],
             power_source=None if power is None else power[1],
-            stage_since_s={replica: at_s for replica, (_, at_s) in self._stages.items()},
         )
-
-    def _learn(self, reports: tuple[ReplicaReport, ...]) -> None:
-        """Let every replica's last window say how fast its pool is."""
-        for report in reports:
-            before = self._before.get(report.replica_id)
-            if before is not None and report.observed_at_s - before.observed_at_s < _SAMPLE_S:
-                continue
-            self._before[report.replica_id] = report
-            profile = self._profiles.get(report.pool)
-            if before is None or profile is None:
-                continue
-            sample = _sample(before, report, profile)
-            self._estimates[report.pool] = estimated(profile, self._estimates[report.pool], sample)
-        alive = {report.replica_id for report in reports}
-        for gone in [replica for replica in self._before if replica not in alive]:
-            del self._before[gone]
 
 
 def _profile(name: str, config: TidemillConfig) -> ReplicaPerformance:
@@ -178,21 +184,10 @@ def _since(report: DemandReport, before: DemandReport | None) -> tuple[ClassDema
     new = []
     for sums in report.classes:
         earlier = known.get((sums.model, sums.workload_class))
-        new.append(sums if earlier is None else combined(sums, earlier, sign=-1))
+        more = sums if earlier is None else combined(sums, earlier, sign=-1)
+        if more != ClassDemand(model=sums.model, workload_class=sums.workload_class):
+            new.append(more)  # a class of which nothing came is not in the window at all
     return tuple(new)
-
-
-def _sample(before: ReplicaReport, after: ReplicaReport, profile: ReplicaPerformance) -> PerformanceSample:
-    span_s = after.observed_at_s - before.observed_at_s
-    gaps = after.counters.token_gaps - before.counters.token_gaps
-    gaps_s = max(0.0, after.counters.token_gaps_s - before.counters.token_gaps_s)
-    return PerformanceSample(
-        sequences=gaps_s / span_s,
-        context_tokens=(before.kv_cache_usage + after.kv_cache_usage) / 2.0 * profile.kv_tokens_max,
-        itl_s=gaps_s / gaps if gaps > 0 else None,
-        prefill_tokens=float(max(0, after.counters.prefill_tokens - before.counters.prefill_tokens)),
-        window_s=span_s,
-    )
 
 
 def without_engine_details(snapshot: FleetSnapshot) -> FleetSnapshot:

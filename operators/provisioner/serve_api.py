@@ -20,15 +20,34 @@ class ServeApiError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServeReplica:
+    """One replica that Serve starts or runs."""
+
+    replica_id: str
+    """Serve's; without the pool's name."""
+    started_at_s: float | None = None
+    """When Serve asked for it, Unix time; None if it has not yet."""
+    placed: bool = True
+    """Whether it has a node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServePool:
     """One pool as Serve sees it."""
 
     deployment: str
     replicas_wanted: int
-    existing: tuple[str, ...]
-    """Ids of replicas that are starting or running."""
-    unscheduled: bool
-    """Whether replicas have no node (yet)."""
+    existing: tuple[ServeReplica, ...]
+    """Replicas that are starting or running."""
+
+    @property
+    def unplaced_since_s(self) -> float | None:
+        """Since when a replica waits for a node, Unix time; None if none does.
+
+        Serve remembers it, so that a provisioner that is restarted need not.
+        """
+        waiting = [replica.started_at_s for replica in self.existing if not replica.placed]
+        return min((at_s for at_s in waiting if at_s is not None), default=None)
 
 
 class ServeApi:
@@ -89,7 +108,11 @@ class ServeApi:
 
 def _pool(deployment: str, state: dict[str, Any]) -> ServePool:
     existing = tuple(
-        str(replica.get("replica_id"))
+        ServeReplica(
+            replica_id=str(replica.get("replica_id")),
+            started_at_s=replica.get("start_time_s") or None,
+            placed=replica.get("state") != "STARTING" or bool(replica.get("node_id")),
+        )
         for replica in state.get("replicas", ())
         if replica.get("state") in _EXISTING
     )
@@ -98,8 +121,4 @@ def _pool(deployment: str, state: dict[str, Any]) -> ServePool:
         deployment=deployment,
         replicas_wanted=len(existing) if wanted is None else int(wanted),
         existing=existing,
-        unscheduled=any(
-            replica.get("state") == "STARTING" and not replica.get("node_id")
-            for replica in state.get("replicas", ())
-        ),
     )
