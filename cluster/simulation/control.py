@@ -21,6 +21,7 @@ from cluster.policy.observation import PoolFacts, observe
 from cluster.policy.provisioning.interface import ProvisioningPolicy
 from cluster.policy.provisioning.policies import policy_named
 from cluster.simulation.fleet import SimulatedPool, SimulatedReplica
+from cluster.simulation.reported_view import ReportedView
 from cluster.simulation.world import World
 
 _QUIET_S = 3600.0
@@ -60,9 +61,13 @@ class Control:
         self._state = ProvisionerState()
         self._window_started_s = 0.0
         self._energy_j = dict.fromkeys(world.pools, 0.0)
+        self._made = dict.fromkeys(world.pools, 0)
         self._at_s = 0.0
+        self._power_w = 0.0
+        """Of the fleet over the last window, whatever the provisioner knows of it."""
         self._changes: dict[str, deque[tuple[float, int]]] = {name: deque(maxlen=2) for name in world.pools}
         self._frozen: FleetSnapshot | None = None
+        self._view = ReportedView(world.config) if world.scenario.as_live else None
         self.stale = False
         """Whether replicas' reports do not come through."""
         self.timeline = Timeline(pools={name: PoolTimeline() for name in world.pools})
@@ -110,15 +115,14 @@ class Control:
         ]
         demand = world.tally.take(wall_s + self._window_started_s, wall_s + now_s)
         self._window_started_s = now_s
-        facts = {name: self._facts(pool) for name, pool in world.pools.items()}
+        told = {name: self._facts(pool) for name, pool in world.pools.items()}
+        self._power_w = sum(pool.power_w or 0.0 for pool in told.values())
+        facts = told if self._view is None else self._view.facts(world, reports, told)
         self._at_s = now_s
         backlog = tuple(
-            ModelBacklog(
-                model=model,
-                requests=len(queue),
-                prompt_tokens=sum(request.prompt_tokens for request in queue),
-            )
+            ModelBacklog(model=model, requests=len(queue))
             for model, queue in sorted(world.router.queues.items())
+            if queue
         )
         return observe(
             config=self._config,
@@ -135,6 +139,9 @@ class Control:
         span_s = world.now_s - self._at_s
         power_w = (energy_j - self._energy_j[pool.name]) / span_s if span_s > 0 else None
         self._energy_j[pool.name] = energy_j
+        made = pool.output_tokens()
+        made_per_s = (made - self._made[pool.name]) / span_s if span_s > 0 else None
+        self._made[pool.name] = made
         return PoolFacts(
             replicas_wanted=pool.wanted,
             starting=pool.observed_starting(world.wall_s),
@@ -143,6 +150,7 @@ class Control:
             performance=pool.performance,
             power_w=power_w,
             power_source=EnergySource.MODELLED,
+            output_tokens_per_s=made_per_s,
             stage_since_s={
                 replica.replica_id: world.wall_s + replica.since_s
                 for replica in (*pool.ready, *pool.draining)
@@ -208,7 +216,7 @@ class Control:
         span_s = window.ended_at_s - window.started_at_s
         arrivals = sum(demand.arrivals for demand in window.classes)
         timeline.at_s.append(self._world.now_s)
-        timeline.power_w.append(sum(pool.power_w or 0.0 for pool in snapshot.pools))
+        timeline.power_w.append(self._power_w)
         timeline.arrivals_per_s.append(arrivals / span_s if span_s > 0 else 0.0)
         for name, pool in self._world.pools.items():
             line = timeline.pools[name]

@@ -64,6 +64,11 @@ class SimulatedReplica:
             prefill_tokens=0.0,
         )
 
+    @property
+    def kv_cache_usage(self) -> float:
+        """Fraction of its KV cache in use."""
+        return self.engine.kv_cache_usage
+
     def report(self, now_s: float, wall_s: float) -> ReplicaReport:
         """What it says of itself."""
         engine, pool = self.engine, self.pool
@@ -177,6 +182,11 @@ class SimulatedPool:
         for starting in self.starting:
             total += start_w * (now_s - starting.asked_at_s)
         return total
+
+    def output_tokens(self) -> int:
+        """Tokens that its replicas have made so far."""
+        alive = (*self.ready, *self.draining)
+        return self.gone_output_tokens + sum(replica.engine.meter.output_tokens for replica in alive)
 
     def replica_s(self, now_s: float) -> float:
         """Time that its replicas existed, added up."""

@@ -26,6 +26,9 @@ class Scenario:
     """Requests that arrive before this are served and not counted."""
     performance: Mapping[str, ReplicaPerformance] = field(default_factory=dict)
     """By pool: what its replicas really do, in place of what the catalogue says."""
+    as_live: bool = False
+    """Let the provisioner know only what it would in a live cluster: it learns speed and power from what
+    replicas report, and notices missing hardware by replicas that do not start. Otherwise it is told."""
     single_steps: bool = False
     """Take every engine step on its own: slow, to check the closed forms."""
     check_invariants: bool = False
