@@ -50,13 +50,15 @@ class _Gpu:
 class NvmlMeter:
     """All GPUs of this node. Not thread-safe; `sample` is called often, `readings` once a window."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, use_counter: bool = True) -> None:
         """Prepare; NVML is opened by the first `sample`.
 
         Args:
             clock: monotonic seconds, of the readings' `observed_at_s` as well.
+            use_counter: False integrates power even where there is a counter, to check one by the other.
         """
         self._clock = clock
+        self._use_counter = use_counter
         self._open = False
         self._retry_at_s = 0.0
         self._gpus: dict[str, _Gpu] = {}
@@ -131,7 +133,7 @@ class NvmlMeter:
                 self.errors[f"gpu-{index}"] = _word(error)
                 continue
             self.errors.pop(f"gpu-{index}", None)
-            known = self._gpus.setdefault(uuid, _Gpu(uuid, index))
+            known = self._gpus.setdefault(uuid, _Gpu(uuid, index, counts=self._use_counter))
             # What it used meanwhile is not known; it is not guessed.
             known.index, known.counter_mj, known.power_w, known.read_at_s = index, None, None, now_s
 

@@ -74,13 +74,13 @@ def test_requests_that_wait_wake_a_model_that_sleeps(fleet):
 
 def test_hardware_that_is_not_there_is_planned_on_another_type(fleet):
     world = fleet(prompt_tokens=200, output_tokens=50)
-    world.run(decide, [30] * 30)
+    world.run(decide, [40] * 30)
     world.placeable["h100"] = 0
     world.since_s["h100"] = []
-    moved = world.run(decide, [30] * 12)[-1]
+    moved = world.run(decide, [40] * 12)[-1]
     assert moved["l4"] >= 4
     world.placeable["h100"] = None
-    assert world.run(decide, [30] * 100)[-1]["h100"] >= 1, "it comes back once the hardware does"
+    assert world.run(decide, [40] * 100)[-1]["h100"] >= 1, "it comes back once the hardware does"
 
 
 def test_a_pool_that_cannot_be_placed_for_long_is_left_alone_for_a_while(fleet):
