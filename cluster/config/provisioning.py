@@ -46,7 +46,7 @@ class ObjectiveConfig(Section):
 class ForecastConfig(Section):
     """What demand is expected when a replica that is asked for now would be ready."""
 
-    band_sigmas: float = Field(default=0.5, ge=0, le=6)
+    band_sigmas: float = Field(default=0.2, ge=0, le=6)
     """Width of the uncertainty band above the expected demand, in standard deviations of past errors."""
 
     half_life_s: float = Field(default=300.0, gt=0)
@@ -78,7 +78,7 @@ class DampingConfig(Section):
     step_down_max: int = Field(default=8, ge=1)
     """Replicas that one decision may take from a pool."""
 
-    dead_band: float = Field(default=0.15, ge=0, lt=1)
+    dead_band: float = Field(default=0.08, ge=0, lt=1)
     """Demand that is less than this share below what was planned for changes nothing."""
 
     tolerance: float = Field(default=0.05, ge=0, le=1)

@@ -90,7 +90,8 @@ def _made(
 
 def _answer_s(snapshot: FleetSnapshot, model: str, state: ProvisionerState) -> float:
     """How long answers take, by Little's law: requests under way by arrivals per second."""
-    memories = (memory for key, memory in state.series.items() if key.rpartition("/")[0] == model)
+    # In one order, so that a state read back from its file gives the same sum to the last bit.
+    memories = (memory for key, memory in sorted(state.series.items()) if key.rpartition("/")[0] == model)
     rate = sum(memory.moments[4] / memory.moments[0] for memory in memories if memory.moments)
     return under_way(snapshot.pools, model) / rate if rate > 0 else 0.0
 

@@ -174,7 +174,8 @@ def _fit(moments: tuple[float, ...]) -> tuple[float, float, float, float]:
     windows = w * w / ww
     # James and Stein's positive part: a slope within its standard error counts nothing.
     error2 = variance / (windows * spread_t)
-    certain = max(0.0, 1.0 - 4.0 * error2 / (slope * slope)) if slope else 0.0
+    slope2 = slope * slope  # 0 for a slope that days of silence have left of one
+    certain = max(0.0, 1.0 - 4.0 * error2 / slope2) if slope2 else 0.0
     return mean_t, mean_y, slope * certain, variance
 
 
@@ -302,8 +303,8 @@ def lengthened(
     """A model's forecasts with answers as long as those under way let expect.
 
     Answers that have ended are the short ones first: when longer ones begin to come, their lengths say so
-    only an answer's time later. Tokens made by answers that ended: the maximum-likelihood estimate of the mean of
-    exponential lengths of which some are not over yet (censored).
+    only an answer's time later. Tokens made by answers that ended: the maximum-likelihood estimate of the
+    mean of exponential lengths of which some are not over yet (censored).
 
     Args:
         forecasts: of one model.
@@ -332,7 +333,8 @@ def _certainty(old_tokens: float, old_count: float, new_tokens: float, new_count
         return 0.0
     change = (new_tokens / new_count) / (old_tokens / old_count) - 1.0
     error = _LENGTH_SIGMAS * _LENGTH_SPREAD / math.sqrt(new_count)
-    return max(0.0, 1.0 - (error / change) ** 2) if change else 0.0
+    ratio = error / change if change else math.inf
+    return max(0.0, 1.0 - ratio * ratio)  # not `**`, which raises where a product is infinite
 
 
 def _forecast(memory: SeriesMemory, demand: ClassDemand, expected: float, high: float) -> ClassForecast:
