@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.simulation.traffic.trace import Trace, TraceError
+from cluster.simulation.traffic.trace import Trace
 from deployments.engine.weights import WeightsError
 from load_tests.arguments import bounded
 from load_tests.record import circumstances
@@ -28,11 +28,12 @@ from load_tests.validity.comparison import (
     compared,
     replayed,
     simulated,
+    slower,
     synthetic_slice,
     traced_slice,
     utilisation,
 )
-from load_tests.validity.engine import Engine, EngineError, running_engine
+from load_tests.validity.engine import Answer, Engine, EngineError, running_engine
 
 _CALIBRATION_REQUESTS = 40
 _CALIBRATION_SEED = 1_000
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [] if given.only == "engine" else _theory(given.seeds, given.queue_requests)
         if given.only != "theory":
             rows += asyncio.run(_against_engine(slices, given.rate))
-    except (TraceError, EngineError, WeightsError) as error:
+    except (ValueError, EngineError, WeightsError) as error:
         sys.exit(f"simulator_validity: {error}")
     if given.json:
         spelled = sys.argv[1:] if arguments is None else arguments
@@ -114,10 +115,11 @@ async def _against_engine(slices: dict[int, Trace], rate_per_s: float) -> list[R
         before = await _calibrated(engine, rate_per_s, 0)
         for seed, trace in slices.items():
             _tell(f"replaying {len(trace)} requests in {trace.duration_s:.0f} s")
-            real = Latencies.of(await replayed(engine, trace))
+            answers = await replayed(engine, trace)
             after = await _calibrated(engine, rate_per_s, seed + 1)
-            rows.append(_row(trace, seed, real, [*before, *after]))
-            _tell(rows[-1])
+            for row in _rows(trace, seed, answers, [*before, *after]):
+                rows.append(row)
+                _tell(row)
             before = after
     return rows
 
@@ -132,25 +134,32 @@ async def _calibrated(engine: Engine, rate_per_s: float, number: int) -> list[Sa
     return [*known, *open_samples(list(zip(answers, map(int, trace.prompt_tokens), strict=True)))]
 
 
-def _row(trace: Trace, seed: int, real: Latencies, samples: Sequence[Sample]) -> Row:
-    times = fit(samples)
+def _rows(trace: Trace, seed: int, answers: Sequence[Answer], samples: Sequence[Sample]) -> list[Row]:
+    """As calibrated, and again at the speed that the machine had during the replay."""
+    times, real = fit(samples), Latencies.of(answers)
+    ratio = slower(answers, trace, times)
     common = {
         "requests": len(trace),
         "rate_per_s": trace.rate_per_s,
         "prompt_mean_tokens": float(trace.prompt_tokens.mean()),
         "output_mean_tokens": float(trace.output_tokens.mean()),
         "utilisation": utilisation(trace, times),
+        "replay_step_ratio": ratio,
         **asdict(times),
         "fit_samples": len(samples),
         **{f"fit_{kind}_error": error for kind, error in errors(samples, times).items()},
     }
-    return {
-        "case": f"vLLM on one core, {trace.name}",
-        "policy": "fixed",
-        "seed": seed,
-        **common,
-        **compared(real, simulated(trace, times)),
-    }
+    case = f"vLLM on one core, {trace.name}"
+    return [
+        {
+            "case": f"{case}, {name}",
+            "policy": "fixed",
+            "seed": seed,
+            **common,
+            **compared(real, simulated(trace, used)),
+        }
+        for name, used in (("as calibrated", times), ("at the speed of the replay", times.scaled(ratio)))
+    ]
 
 
 def _tell(what: object) -> None:

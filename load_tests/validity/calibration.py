@@ -8,7 +8,7 @@ and for the processes between client and engine. That is linear in five numbers,
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy.optimize import nnls
@@ -64,6 +64,10 @@ class StepTimes:
     prefill_token_s: float
     first_token_s: float
     """Added to a time to first token: client, HTTP, and what is between them and the engine."""
+
+    def scaled(self, factor: float) -> "StepTimes":
+        """Of an engine that takes so many times as long."""
+        return StepTimes(**{name: value * factor for name, value in asdict(self).items()})
 
     def of(self, sample: Sample) -> float:
         """Predicted duration of a span, in seconds."""

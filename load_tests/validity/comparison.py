@@ -16,7 +16,7 @@ from cluster.simulation.scenario import Scenario
 from cluster.simulation.traffic.open import open_trace
 from cluster.simulation.traffic.synthetic import LengthShape, steady
 from cluster.simulation.traffic.trace import Trace, trace_of
-from load_tests.validity.calibration import StepTimes
+from load_tests.validity.calibration import StepTimes, open_samples
 from load_tests.validity.engine import (
     BATCH_TOKENS_MAX,
     KV_BLOCK_TOKENS,
@@ -139,6 +139,21 @@ def simulated(trace: Trace, times: StepTimes) -> Latencies:
     return Latencies(
         [request.ttft_s + times.first_token_s for request in done], [request.tpot_s for request in done]
     )
+
+
+def slower(answers: Sequence[Answer], trace: Trace, times: StepTimes) -> float:
+    """How much longer the steps of a replay took than calibration says; 1 if nothing has changed.
+
+    Of the steps whose composition is certain; it tells a machine that has become slower from a simulator that
+    composes steps wrongly.
+
+    Raises:
+        ValueError: the composition of no step is certain.
+    """
+    samples = open_samples(list(zip(answers, map(int, trace.prompt_tokens), strict=True)))
+    if not samples:
+        raise ValueError("no step of the replay can be taken apart")
+    return sum(sample.took_s for sample in samples) / sum(times.of(sample) for sample in samples)
 
 
 def utilisation(trace: Trace, times: StepTimes) -> float:

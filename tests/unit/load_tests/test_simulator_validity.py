@@ -23,6 +23,7 @@ from load_tests.validity.comparison import (
     Latencies,
     compared,
     simulated,
+    slower,
     synthetic_slice,
     traced_slice,
     utilisation,
@@ -180,3 +181,16 @@ def test_steps_of_an_open_loop_are_taken_where_their_composition_is_certain():
     assert (found[0].sequence_steps, found[0].context_tokens) == (1, 13)
     alone = open_samples([(first, 10)])
     assert [sample.context_tokens for sample in alone] == [12, 13, 14], "not beside its own prompt's step"
+
+
+def test_a_machine_that_became_slower_is_told_from_a_wrong_schedule():
+    trace = Trace(
+        name="one", arrival_s=np.array([0.0]), prompt_tokens=np.array([100]), output_tokens=np.array([6])
+    )
+    alone = replace(TRUE, step_per_sequence_s=0.0, step_per_context_token_s=0.0)
+    answer = _answer(*(0.3 + 0.06 * place for place in range(6)))
+    ratio = slower([answer], trace, alone)
+    assert ratio == pytest.approx(1.2)
+    assert alone.scaled(ratio).step_base_s == pytest.approx(0.06)
+    with pytest.raises(ValueError, match="no step"):
+        slower([_answer(0.3, 0.4)], trace, alone)
