@@ -303,8 +303,8 @@ def lengthened(
     """A model's forecasts with answers as long as those under way let expect.
 
     Answers that have ended are the short ones first: when longer ones begin to come, their lengths say so
-    only an answer's time later. Tokens made by answers that ended: the maximum-likelihood estimate of the mean of
-    exponential lengths of which some are not over yet (censored).
+    only an answer's time later. Tokens made by answers that ended: the maximum-likelihood estimate of the
+    mean of exponential lengths of which some are not over yet (censored).
 
     Args:
         forecasts: of one model.
