@@ -67,7 +67,8 @@ class SimulatedReplica:
     @property
     def kv_cache_usage(self) -> float:
         """Fraction of its KV cache in use."""
-        return self.engine.kv_cache_usage
+        kv = self.engine.kv
+        return kv.used / kv.blocks_max
 
     def report(self, now_s: float, wall_s: float) -> ReplicaReport:
         """What it says of itself."""

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -26,6 +28,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = yaml.safe_load((ROOT / "configs" / "simulated-heterogeneous.yaml").read_text())
     # The fastest kind is sold out; patience is shorter than a cloud would need.
     config["local_cluster"]["simulated_nodes"]["h100-node"]["max"] = 0
+    # Slow enough for two nodes to be needed by what clients on a busy machine manage to send.
+    config["pools"]["a100"]["engine"] |= {"step_base_s": 0.04, "step_per_sequence_s": 0.002}
+    # One kind is found by a label, in place of a resource.
+    config["local_cluster"]["simulated_nodes"]["a100-node"] |= {"labels": {"tidemill/gpu": "A100"}}
+    config["pools"]["a100"]["resources"] |= {"node_labels": {"tidemill/gpu": "A100"}}
     config["local_cluster"]["memory_bytes_min"] = 1_000_000_000
     config["provisioning"]["damping"] |= {"unplaceable_after_s": 30}
     yield from running(config, tmp_path_factory.mktemp("heterogeneous"))
@@ -68,6 +75,33 @@ def _provisioner(cluster: Any) -> psutil.Process | None:
     return None
 
 
+_REQUESTS = """
+import sys, time
+from ray.autoscaler.v2.sdk import get_cluster_status
+while True:
+    try:
+        demands = get_cluster_status(sys.argv[1]).resource_demands.cluster_constraint_demand
+        found = [bundle for demand in demands for bundle in demand.bundles_by_count]
+        print([(sorted(one.bundle), one.count) for one in found], flush=True)
+    except Exception as error:
+        print(repr(error)[:200], flush=True)
+    time.sleep(0.5)
+"""
+
+
+def _requests(cluster: Any) -> "subprocess.Popen[str]":
+    """A process that says every half second what stands with Ray's autoscaler."""
+    address = f"127.0.0.1:{cluster.config['local_cluster']['gcs_port']}"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.state / "ray-token")}
+    return subprocess.Popen(
+        [sys.executable, "-c", _REQUESTS, address],
+        env=os.environ | token,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
 def _wait(cluster: Any, holds: Any, what: str, timeout_s: float) -> dict[str, Any]:
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
@@ -95,8 +129,9 @@ def test_the_fleet_breathes_with_the_load_and_loses_nothing(fleet: Any) -> None:
                 killed = True
             time.sleep(1.0)
 
-    asyncio.run(_clients(fleet, 90.0, ends, watch))
-    assert sum(ends.values()) >= 1000
+    requests = _requests(fleet)
+    asyncio.run(_clients(fleet, 120.0, ends, watch))
+    assert sum(ends.values()) >= 600
     assert {end for end in ends if not end.startswith("ok ")} == set(), ends
     assert len(seen["a100"]) == 2, "two nodes of the second kind joined"
     assert ends["ok a100"] > ends["ok edge"], "and did most of the work"
@@ -108,6 +143,10 @@ def test_the_fleet_breathes_with_the_load_and_loses_nothing(fleet: Any) -> None:
         "the second kind leaves again",
         120,
     )
+    requests.kill()
+    stood = requests.communicate()[0].splitlines()
+    assert any("a100" in line for line in stood), f"nodes were asked for in advance: {set(stood)}"
+    assert stood[-1] == "[]", "and the request was taken back"
     assert {target["pool"]: target["replicas"] for target in quiet["provisioner"]["plan"]["pools"]} == {
         "a100": 0,
         "edge": 1,
