@@ -71,10 +71,9 @@ def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRouti
     ttft_s = predicted_ttft_s(
         prompt_tokens, replica, assumed_tokens_per_s=config.assumed_prefill_tokens_per_s
     )
-    # Once for every candidate of every request: conditional expressions are a third faster than max().
     limit, usage = replica.max_concurrent_requests, replica.kv_cache_usage
     seats = replica.requests_in_flight / limit if limit > 0 else 1.0
-    score_s = ttft_s + config.decode_weight_s * (seats if seats > usage else usage)
+    score_s = ttft_s + config.decode_weight_s * max(seats, usage)
     # Where no block is free, a prompt waits until an answer ends or is thrown out, however fast prefill is.
     return score_s + (config.kv_full_s if usage >= _KV_FULL else 0.0)
 

@@ -24,9 +24,7 @@ def predicted_ttft_s(
     rate = replica.prefill_tokens_per_s
     if rate <= 0:
         rate = assumed_tokens_per_s
-    uncached = prompt_tokens - replica.cached_tokens
-    pending = replica.pending_prefill_tokens
-    tokens = (pending if pending > 0 else 0) + (uncached if uncached > 0 else 0)
+    tokens = max(replica.pending_prefill_tokens, 0) + max(prompt_tokens - replica.cached_tokens, 0)
     if rate <= 0:
         return math.inf if tokens else replica.step_s
     return tokens / rate + replica.step_s
