@@ -25,7 +25,7 @@ logger = logging.getLogger("tidemill.provisioner")
 ACTOR_NAME = "tidemill-provisioner"
 FOLDER = "provisioning"
 """Of its log and state, in the state folder."""
-_AGENTS_PERIOD_S = 10.0
+_AGENTS_PERIOD_S = 5.0
 _START_TIMEOUT_S = 120.0
 _DIRECTORY_TIMEOUT_S = 15.0
 
@@ -76,7 +76,8 @@ class Provisioner:
     async def _keep_agents(self) -> None:
         while True:
             try:
-                await asyncio.to_thread(ensure_agents, self._config.telemetry)
+                if self._loop.serving is not None:
+                    await asyncio.to_thread(ensure_agents, self._config.telemetry, self._loop.serving)
             except Exception:
                 logger.exception("telemetry agents could not be started")
             await asyncio.sleep(_AGENTS_PERIOD_S)

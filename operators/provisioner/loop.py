@@ -98,6 +98,8 @@ class ProvisionerLoop:
         observer.recall(records.restore_learnt())
         self.paused = not config.provisioning.enabled
         """Whether it only watches."""
+        self.serving: frozenset[str] | None = None
+        """Ids of the nodes that replicas reported from last; None if nobody was asked yet."""
         self.last: PublishedPlan | None = None
         self.failures = 0
         """Rounds in a row that failed."""
@@ -123,6 +125,7 @@ class ProvisionerLoop:
     async def round(self, now_s: float) -> PublishedPlan | None:
         """One round; None if it could only look."""
         overview = await self._directory.overview()
+        self.serving = frozenset(report.node_id for report in overview.replicas)
         serve = await self._scaler.pools(list(self._config.pools))
         blind = not self._observer.has_window and self._state == ProvisionerState()
         seen = self._observer.look(overview, serve, now_s=now_s)

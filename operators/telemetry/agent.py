@@ -1,8 +1,9 @@
-"""One actor per node that reads the node's meters and tells the directory."""
+"""One actor per node that serves, which reads the node's meters and tells the directory."""
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import ray
@@ -82,20 +83,31 @@ class TelemetryAgent:
         return not any(task.done() for task in self._tasks)
 
 
-def ensure_agents(config: TelemetryConfig) -> None:
-    """Start an agent on every node that has none; agents of nodes that are gone are gone with them."""
+def ensure_agents(config: TelemetryConfig, serving: Collection[str]) -> None:
+    """Start an agent on every node that serves and has none, and end those on nodes that serve nothing.
+
+    To Ray a node with any actor on it is busy: an agent that stayed would keep it awake for ever.
+
+    Args:
+        config: what to meter.
+        serving: ids of the nodes on which replicas run.
+    """
     if not config.enabled:
         return
-    for node in ray.nodes():
-        if not node.get("Alive"):
-            continue
+    alive = {node["NodeID"] for node in ray.nodes() if node.get("Alive")}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        node_id = actor["name"].removeprefix(_PREFIX)
+        if actor["namespace"] == NAMESPACE and node_id != actor["name"] and node_id not in serving:
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                ray.kill(ray.get_actor(actor["name"], NAMESPACE))
+    for node_id in sorted(alive.intersection(serving)):
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.remote(TelemetryAgent).options(
-                name=_PREFIX + node["NodeID"],
+                name=_PREFIX + node_id,
                 namespace=NAMESPACE,
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=0,
                 max_restarts=-1,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             ).remote(config)
