@@ -21,7 +21,7 @@ class DisaggregationConfig(Section):
     """If the least loaded prefill replica is predicted to need longer than this for what is ahead, the prompt
     is computed by the decode replica."""
 
-    ttft_loss_s_max: float = Field(default=2.0, ge=0)
+    ttft_loss_s_max: float = Field(default=10.0, ge=0)
     """Splitting a request may cost this much of its predicted time to first token, because it keeps the
     answers under way from being stalled; if it costs more, the decode replica computes the prompt."""
 

@@ -9,7 +9,7 @@ from cluster.entities.routing import Path, PathChoice
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.disaggregation import choose_path
 
-CONFIG = DisaggregationConfig(uncached_tokens_min=128, prefill_wait_s_max=20.0)
+CONFIG = DisaggregationConfig(uncached_tokens_min=128, prefill_wait_s_max=20.0, ttft_loss_s_max=2.0)
 
 
 def view(name="p0", role=Role.PREFILL, **changes):
