@@ -140,6 +140,10 @@ class VirtualEngine:
             return True
         return False
 
+    def _answers(self, request: SimulatedRequest) -> bool:
+        """Whether a prefill engine makes the answer itself: the router's last resort."""
+        return request.answering is not None and request.answering.replica.engine is self
+
     def release(self, request: SimulatedRequest) -> None:
         """Free the blocks of a prompt that has been handed over."""
         self._held = False
@@ -245,7 +249,7 @@ class VirtualEngine:
             self._computing.remove(request)
             if self.prefix_cache is not None and request.blocks:
                 self.prefix_cache.insert(request.blocks, free_tokens=kv.free * kv.block_tokens)
-            if self._hands_over:
+            if self._hands_over and not self._answers(request):
                 ended.prefilled.append(request)
                 continue
             if request.first_token_at_s < 0.0:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from cluster.config import parse_config
 from cluster.entities.performance import PowerCurve
@@ -81,6 +82,26 @@ def test_nothing_is_lost_and_the_books_balance_through_failures():
     stepped = simulate(replace(scenario, check_invariants=False, single_steps=True))
     assert jumped.ttft_s == pytest.approx(stepped.ttft_s)
     assert jumped.energy_j == pytest.approx(stepped.energy_j)
+
+
+def test_prefill_replicas_that_answer_as_a_last_resort_finish_what_they_take():
+    trace = steady(rate_per_s=2.0, requests=120, seed=4)
+    # The only decode replica dies and its successor takes a while: prefill replicas are whole engines.
+    data = SPLIT.model_dump(mode="json")
+    data["pools"]["d"]["replicas"] |= {"min": 1, "max": 1, "initial": 1}
+    faults = (ReplicaFailure(at_s=15.0, pool="d"),)
+    report = simulate(
+        Scenario(
+            config=parse_config(yaml.safe_dump(data)),
+            traces={"m": trace},
+            policy="fixed",
+            faults=faults,
+            check_invariants=True,
+        )
+    )
+    assert report.completed + report.failed == report.requests == 120
+    assert report.pools["p"].output_tokens > 0, "they made tokens, too"
+    assert report.failed < 20, "only what the dead replica had begun"
 
 
 def test_the_invariants_notice_a_wrong_world():
