@@ -109,6 +109,8 @@ def start_provisioner(config: TidemillConfig, state_dir: Path) -> None:
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
+            # On the head: elsewhere a restarted provisioner would keep awake the very node it wants to leave.
+            resources={"node:__internal_head__": 0.001},
             max_restarts=-1,
             max_concurrency=100,
         )

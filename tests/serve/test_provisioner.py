@@ -149,7 +149,7 @@ def test_the_fleet_breathes_with_the_load_and_loses_nothing(fleet: Any) -> None:
         "the second kind leaves again",
         120,
     )
-    time.sleep(45.0)
+    time.sleep(60.0)
     nodes.kill()
     lines = nodes.communicate()[0].splitlines()
     assert {"1 0", "2 0", "2 1"} & set(lines), f"nodes were asked for before they were there: {set(lines)}"
