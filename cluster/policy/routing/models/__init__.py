@@ -1,0 +1,1 @@
+"""Model routing: which model answers a request that leaves it open."""
