@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from cluster.config.semantic_cache import EncoderConfig
-from deployments.semantic_cache.encoder import DIMENSIONS, Encoding
+from deployments.encoder.minilm import DIMENSIONS, Encoding
 from deployments.semantic_cache.errors import ApiError
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster.config.semantic_cache import SemanticCacheConfig
+from deployments.encoder.encoder import Encoder, EncoderBusyError
 from deployments.messages import (
     CACHE_AGE,
     CACHE_KEY,
@@ -26,7 +27,6 @@ from deployments.messages import (
     CACHE_TIER,
 )
 from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
-from deployments.semantic_cache.encoder import Encoder, EncoderBusyError
 from deployments.semantic_cache.errors import (
     ApiError,
     answer_api_error,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cluster.config.semantic_cache import EncoderConfig
+from deployments.encoder.minilm import Encoding
 from deployments.semantic_cache.embeddings import EmbeddingsRequest, parse_embeddings, render_embeddings
-from deployments.semantic_cache.encoder import Encoding
 from deployments.semantic_cache.errors import ApiError
 
 CONFIG = EncoderConfig(inputs_max=3)

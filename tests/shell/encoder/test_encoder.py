@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cluster.config.semantic_cache import EncoderConfig
-from deployments.semantic_cache.encoder import Encoder, EncoderBusyError, EncoderUnavailableError
+from deployments.encoder.encoder import Encoder, EncoderBusyError
+from deployments.encoder.minilm import EncoderUnavailableError
 
 TEXTS = [
     "How do I reset my password?",
