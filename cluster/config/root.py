@@ -12,6 +12,7 @@ from cluster.config.provisioning import ProvisioningConfig
 from cluster.config.routing import RoutingConfig
 from cluster.config.semantic_cache import SemanticCacheConfig
 from cluster.config.telemetry import TelemetryConfig
+from cluster.entities.model_routing import Goal
 from cluster.entities.pool import Role
 
 
@@ -43,6 +44,10 @@ class TidemillConfig(Section):
             if not any(role.answers for role in roles):
                 raise ValueError(f"models.{model}: no decode or combined pool serves it; add one to pools")
         self._check_names()
+        for field, model in self.routing.models.models_named:
+            if model not in self.models:
+                known = ", ".join(sorted(self.models))
+                raise ValueError(f"routing.models.{field}: no model {model!r}; models has: {known}")
         return self
 
     def _check_names(self) -> None:
@@ -52,8 +57,34 @@ class TidemillConfig(Section):
                 if name in taken:
                     raise ValueError(f"models.{model}.aliases: {name!r} already names model {taken[name]!r}")
                 taken[name] = model
+        self._check_auto_names(taken)
         if self.semantic_cache.enabled and self.semantic_cache.encoder.model in taken:
             raise ValueError("semantic_cache.encoder.model: the name is taken by a model; choose another")
+
+    def _check_auto_names(self, taken: dict[str, str]) -> None:
+        """A name cannot both be a model and leave the model open."""
+        auto, routing = self.routing.auto, self.routing.models
+        meant = auto.enabled or (auto.enabled is None and len(self.models) > 1 and routing != type(routing)())
+        for name in auto.goals:
+            if meant and name in taken:
+                raise ValueError(
+                    f"models.{taken[name]}.aliases: {name!r} names this model, but with routing.models it "
+                    "leaves the model open; remove the alias, rename it in routing.auto, or set "
+                    "routing.auto.enabled: false"
+                )
+        if self.semantic_cache.enabled and self.semantic_cache.encoder.model in auto.goals:
+            raise ValueError("semantic_cache.encoder.model: the name is one of routing.auto; choose another")
+
+    @property
+    def routes_models(self) -> bool:
+        """Whether callers may leave the model open."""
+        if self.routing.auto.enabled is not None:
+            return self.routing.auto.enabled
+        return len(self.models) > 1 and not any(self.model_for(name) for name in self.routing.auto.goals)
+
+    def goal_of(self, name: str) -> Goal | None:
+        """What a caller wants who leaves the model open; None if the name does not."""
+        return self.routing.auto.goals.get(name) if self.routes_models else None
 
     def model_for(self, name: str) -> str | None:
         """The served model that a client's `model` means; None if there is none."""

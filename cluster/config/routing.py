@@ -1,10 +1,12 @@
-"""How a path and a replica are chosen."""
+"""How a model, a path and a replica are chosen."""
 
 from typing import Literal
 
 from pydantic import Field
 
 from cluster.config.base import Section
+from cluster.config.model_learning import AutoConfig, ModelLearningConfig
+from cluster.config.model_routing import ModelRoutingConfig
 
 
 class DisaggregationConfig(Section):
@@ -44,6 +46,13 @@ class ReplicaRoutingConfig(Section):
     tie_s: float = Field(default=0.002, ge=0)
     """Scores closer than this are equal, and chance decides."""
 
+    energy_slack_s: float = Field(default=0.05, ge=0)
+    """Among replicas whose score is within this of the best, the one that needs the least energy for the
+    request is taken, where the energy of all of them is known; 0 turns it off."""
+
+    assumed_output_tokens: int = Field(default=256, ge=1)
+    """Answer length that energy is predicted with, where the client bounds it no lower."""
+
     assumed_prefill_tokens_per_s: float = Field(default=1000.0, gt=0)
     """Prefill rate of a replica that has not measured its own yet."""
 
@@ -64,7 +73,10 @@ class ReplicaRoutingConfig(Section):
 
 
 class RoutingConfig(Section):
-    """Path and replica."""
+    """Model, path and replica."""
 
     disaggregation: DisaggregationConfig = DisaggregationConfig()
     replicas: ReplicaRoutingConfig = ReplicaRoutingConfig()
+    models: ModelRoutingConfig = ModelRoutingConfig()
+    auto: AutoConfig = AutoConfig()
+    learning: ModelLearningConfig = ModelLearningConfig()

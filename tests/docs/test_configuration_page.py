@@ -24,4 +24,5 @@ def test_every_field_of_every_section_is_there(root):
     for section in (schema, *(found for found in schema["$defs"].values() if "properties" in found)):
         for name in section["properties"]:
             assert f"\n| `{name}` |" in page
-    assert page.count("\n## ") == 1 + sum("properties" in found for found in schema["$defs"].values())
+    # a section that stands at several places has a heading for each
+    assert page.count("\n## ") >= 1 + sum("properties" in found for found in schema["$defs"].values())
