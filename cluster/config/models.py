@@ -26,5 +26,11 @@ class ModelConfig(Section):
     """The model in the performance catalogue (`llama-3.1-8b`, `llama-3.1-70b`, …) from which speed, memory
     and power are predicted until they are measured; None for models it does not know."""
 
+    price_usd_per_million_input_tokens: float = Field(default=0.0, ge=0)
+    """What model routing counts a million prompt tokens at; 0 if nothing is charged."""
+
+    price_usd_per_million_output_tokens: float = Field(default=0.0, ge=0)
+    """The same for output tokens."""
+
     slo: SloConfig = SloConfig()
     """What its users are promised; the provisioner plans for it."""

@@ -1,0 +1,132 @@
+"""What the learner knows, without Ray, disk or clock: the policy's state, and decisions it may yet hear of.
+
+Everything that changes it is an event (an outcome, or feedback on one), applied in the order of the journal.
+So a learner that is restarted arrives at the same state by reading its last snapshot and the events since.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from cluster.entities.model_routing import FeedbackSource, ModelOutcome
+from cluster.policy.routing.models.interface import ModelPolicy
+
+
+class FeedbackResult(StrEnum):
+    """What became of feedback."""
+
+    COUNTED = "counted"
+    REPEATED = "repeated"
+    """The same judgement again: counted once."""
+    CONFLICTING = "conflicting"
+    """Another judgement by the same source: refused, because what was learnt cannot be taken back."""
+    UNKNOWN = "unknown"
+    """No such decision, or its window is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """One judgement of one answer."""
+
+    decision_id: str
+    reward: float
+    """0..1."""
+    source: FeedbackSource
+    signal: str = ""
+    """Which of a source's signals it is; each counts once."""
+    at_s: float
+    """Unix time."""
+
+    @property
+    def key(self) -> str:
+        """What may count once for a decision."""
+        return f"{self.source.value}:{self.signal}" if self.signal else self.source.value
+
+
+Event = ModelOutcome | Feedback
+
+
+@dataclass(slots=True)
+class PendingDecision:
+    """A decision that feedback may still come for."""
+
+    outcome: ModelOutcome
+    """Without quality."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """By key of the feedback that has counted."""
+
+
+class LearnerState:
+    """Single-threaded; every method takes the time from the event it is given."""
+
+    def __init__(self, policy: ModelPolicy[Any], *, pending_max: int, window_s: float) -> None:
+        """Start with what the policy knows before anything was learnt.
+
+        Args:
+            policy: what learns.
+            pending_max: decisions that feedback may still come for; the oldest go first.
+            window_s: how long it may come.
+        """
+        self.policy = policy
+        self.state: Any = policy.initial()
+        self.version = 0
+        """Grows with every change of the policy's state."""
+        self._pending: OrderedDict[str, PendingDecision] = OrderedDict()
+        self._pending_max = pending_max
+        self._window_s = window_s
+
+    @property
+    def pending(self) -> tuple[PendingDecision, ...]:
+        """Oldest first."""
+        return tuple(self._pending.values())
+
+    def restore(self, state: Any, version: int, pending: Iterable[PendingDecision]) -> None:
+        """Go on from a snapshot."""
+        self.state, self.version = state, version
+        self._pending = OrderedDict((entry.outcome.decision_id, entry) for entry in pending)
+        while len(self._pending) > self._pending_max:
+            self._pending.popitem(last=False)
+
+    def would(self, event: Event) -> FeedbackResult:
+        """What applying an event would give, so that only what counts goes to the journal."""
+        if isinstance(event, ModelOutcome):
+            known = event.decision_id in self._pending
+            return FeedbackResult.REPEATED if known else FeedbackResult.COUNTED
+        entry = self._pending.get(event.decision_id)
+        if entry is None or event.at_s - entry.outcome.at_s > self._window_s:
+            return FeedbackResult.UNKNOWN
+        before = entry.rewards.get(event.key)
+        if before is None:
+            return FeedbackResult.COUNTED
+        return FeedbackResult.REPEATED if before == event.reward else FeedbackResult.CONFLICTING
+
+    def apply(self, event: Event) -> FeedbackResult:
+        """Learn from an event, once."""
+        result = self.would(event)
+        if result is FeedbackResult.COUNTED:
+            if isinstance(event, ModelOutcome):
+                self._begin(event)
+            else:
+                self._judge(event)
+            self.version += 1
+        return result
+
+    def _begin(self, outcome: ModelOutcome) -> None:
+        self._pending[outcome.decision_id] = PendingDecision(replace(outcome, quality=None, source=None))
+        self._expire(outcome.at_s)
+        self.state = self.policy.learn(self.state, outcome, now_s=outcome.at_s)
+
+    def _judge(self, feedback: Feedback) -> None:
+        entry = self._pending[feedback.decision_id]
+        entry.rewards[feedback.key] = feedback.reward
+        judged = replace(entry.outcome, quality=feedback.reward, source=feedback.source)
+        self.state = self.policy.learn(self.state, judged, now_s=feedback.at_s)
+
+    def _expire(self, now_s: float) -> None:
+        while self._pending:
+            oldest = next(iter(self._pending.values()))
+            if len(self._pending) <= self._pending_max and now_s - oldest.outcome.at_s <= self._window_s:
+                return
+            self._pending.popitem(last=False)
