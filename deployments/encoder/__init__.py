@@ -1,4 +1,4 @@
-"""The sentence encoder: texts to vectors, for embeddings, near matches and model routing.
+"""Fitted models that read prompts: the sentence encoder, the categories on top of it, the language detector.
 
-A package of its own because several stages use it and none of them owns it.
+A package of its own because several stages use them and none of them owns them.
 """
