@@ -141,7 +141,7 @@ class PheromoneConfig(Section):
     evaporation: float = Field(default=0.02, gt=0, lt=1)
     """Share of a trail that goes with every judged answer of its category."""
 
-    trail_power: float = Field(default=2.0, ge=0)
+    trail_power: float = Field(default=1.0, ge=0)
     """Exponent of the trail."""
 
     cost_power: float = Field(default=0.5, ge=0)
@@ -264,4 +264,16 @@ class ModelRoutingConfig(Section):
             *((f"rules.{index}.use", model) for index, rule in enumerate(self.rules) for model in rule.use),
             *((f"category_map.experts.{category}", model) for category, model in experts),
             *((field, model) for field, model in single if model is not None),
+        )
+
+    @property
+    def categories_named(self) -> tuple[tuple[str, str], ...]:
+        """Every field of the section that names a category, with the category."""
+        return (
+            *(
+                (f"rules.{index}.when.category", category)
+                for index, rule in enumerate(self.rules)
+                for category in rule.when.category or ()
+            ),
+            *(("category_map.experts", category) for category in self.category_map.experts),
         )

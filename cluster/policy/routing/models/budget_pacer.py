@@ -1,0 +1,246 @@
+"""Keeps means per request within budgets of money and energy, by prices that every score pays.
+
+The problem is a linear program: the most quality whose cost stays within the budget. Its dual has one
+variable per budget, the price, and is solved on the latest requests instead of being stepped along one noisy
+cost at a time (as in ParetoBandit's pacer, arXiv 2604.00136, whose price swings past the useful models when
+costs differ by orders of magnitude, so that a single cheaper model beats the mixture). What was spent
+differently from the plan is given back over a horizon, and a model that costs more than the budget and its
+savings is not affordable at all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.config.model_routing import BudgetConfig, BudgetsConfig
+from cluster.entities.model_routing import ModelOutcome
+from cluster.policy.routing.models.state_json import entry
+from cluster.policy.routing.models.usage import Needs
+
+Numbers = NDArray[np.float64]
+Tendency = Callable[[Numbers], Numbers]
+
+EVERYBODY = ""
+"""Account of all tenants together."""
+
+_WINDOW = 256
+_REQUESTS_PER_SOLUTION = 8
+_BISECTIONS = 32
+_PRICE_SPAN = (1e-5, 1e6)
+"""Quality per mean cost between which a price is searched."""
+_DEBT_HORIZONS_MAX = 10.0
+"""Debts beyond are forgiven, so that one bad day does not starve a week."""
+_EXPLORATION_BUDGET_SHARE = 0.05
+_NEVER = -1e9
+"""Score of a model on a request from before it was known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Quality that a unit must buy."""
+
+    usd: float = 0.0
+    j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacedRow:
+    """What the known models would have scored and taken on one request."""
+
+    models: tuple[str, ...]
+    scores: Numbers
+    cost_usd: Numbers
+    energy_j: Numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One payer."""
+
+    requests: int = 0
+    saved_usd: float = 0.0
+    """Unspent, or overspent if negative."""
+    saved_j: float = 0.0
+    prices: Prices = Prices()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacerState:
+    """The latest requests, and the accounts; the one that was silent longest stands first."""
+
+    models: tuple[str, ...] = ()
+    window: Numbers = field(default_factory=lambda: np.zeros((3, 0, 0)))
+    """Scores, money and energy, each by request and model."""
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+
+
+class BudgetPacer:
+    """Prices for everybody together and for each tenant; the higher one of each resource counts."""
+
+    def __init__(self, config: BudgetsConfig) -> None:
+        self._config = config
+        self._everybody = BudgetConfig(
+            usd_per_request=config.usd_per_request, j_per_request=config.j_per_request
+        )
+
+    @property
+    def active(self) -> bool:
+        """Whether there is any budget."""
+        return self._config.any_set
+
+    def initial(self) -> PacerState:
+        """Nothing spent."""
+        return PacerState()
+
+    def prices(self, state: PacerState, tenant: str) -> Prices:
+        """What a request of this tenant pays."""
+        paying = [state.accounts.get(payer, Account()).prices for payer in (EVERYBODY, tenant)]
+        return Prices(usd=max(price.usd for price in paying), j=max(price.j for price in paying))
+
+    def affordable(self, state: PacerState, tenant: str, need: Needs) -> NDArray[np.bool_]:
+        """Which candidates cost no more than budget and savings; the cheapest always."""
+        fits = np.ones(len(need.cost_usd), dtype=bool)
+        for payer, budget in self._budgets(tenant):
+            account = state.accounts.get(payer, Account())
+            for limit, saved, cost in (
+                (budget.usd_per_request, account.saved_usd, need.cost_usd),
+                (budget.j_per_request, account.saved_j, need.energy_j),
+            ):
+                if limit is not None:
+                    fits &= cost <= max(limit + max(saved, 0.0), float(cost.min()))
+        if not fits.any():  # what is cheapest in money is too dear in energy
+            fits[int(np.argmin(need.cost_usd))] = True
+        return fits
+
+    def uniform_share(self, share: float, tenant: str, need: Needs, affordable: NDArray[np.bool_]) -> float:
+        """The share of requests for exploration that a small part of the budgets pays for."""
+        for _, budget in self._budgets(tenant):
+            for limit, cost in (
+                (budget.usd_per_request, need.cost_usd),
+                (budget.j_per_request, need.energy_j),
+            ):
+                mean = float(cost[affordable].mean())
+                if limit is not None and mean > 0:
+                    share = min(share, _EXPLORATION_BUDGET_SHARE * limit / mean)
+        return share
+
+    def learn(
+        self, state: PacerState, outcome: ModelOutcome, row: PacedRow, tendency: Tendency
+    ) -> PacerState:
+        """Book what an answer took and, now and then, set the prices anew."""
+        window = _with_row(state, row)
+        accounts = dict(state.accounts)
+        for payer, budget in self._budgets(outcome.signals.tenant):
+            account = self._booked(accounts.pop(payer, Account()), budget, outcome)
+            if account.requests % _REQUESTS_PER_SOLUTION == 0:
+                account = replace(account, prices=_solved(account, budget, window, tendency, self._config))
+            accounts[payer] = account
+        while len(accounts) > self._config.tenants_max + 1:
+            del accounts[next(payer for payer in accounts if payer != EVERYBODY)]
+        return PacerState(models=row.models, window=window, accounts=accounts)
+
+    def fields(self, state: PacerState) -> dict[str, Any]:
+        """For the disk."""
+        return {
+            "models": list(state.models),
+            "window": state.window,
+            "accounts": [
+                [payer, found.requests, found.saved_usd, found.saved_j, found.prices.usd, found.prices.j]
+                for payer, found in state.accounts.items()
+            ],
+        }
+
+    def from_fields(self, fields: Mapping[str, Any]) -> PacerState:
+        """Read `fields`.
+
+        Raises:
+            ValueError: it is not of this shape.
+        """
+        models = tuple(entry(fields, "models", list))
+        window = fields.get("window")
+        if not isinstance(window, np.ndarray) or window.ndim != 3 or window.shape[::2] != (3, len(models)):
+            raise ValueError("state: the pacer's window should hold three values for each request and model")
+        try:
+            accounts = {
+                str(payer): Account(
+                    requests=int(requests),
+                    saved_usd=float(saved_usd),
+                    saved_j=float(saved_j),
+                    prices=Prices(usd=float(usd), j=float(j)),
+                )
+                for payer, requests, saved_usd, saved_j, usd, j in entry(fields, "accounts", list)
+            }
+        except TypeError as error:
+            raise ValueError("state: an account of the pacer is damaged") from error
+        return PacerState(models=models, window=window, accounts=accounts)
+
+    def _budgets(self, tenant: str) -> tuple[tuple[str, BudgetConfig], ...]:
+        own = self._config.tenants.get(tenant, self._config.per_tenant)
+        payers = ((EVERYBODY, self._everybody), (tenant, own))
+        return tuple((payer, budget) for payer, budget in payers if budget.is_set)
+
+    def _booked(self, account: Account, budget: BudgetConfig, outcome: ModelOutcome) -> Account:
+        horizon = self._config.horizon_requests
+        return Account(
+            requests=account.requests + 1,
+            saved_usd=_saved(account.saved_usd, budget.usd_per_request, outcome.cost_usd, horizon),
+            saved_j=_saved(account.saved_j, budget.j_per_request, outcome.energy_j, horizon),
+            prices=account.prices,
+        )
+
+
+def _saved(saved: float, limit: float | None, spent: float, horizon: int) -> float:
+    """Savings after one more request. They end at what a horizon may cost, debts at ten times that."""
+    if limit is None:
+        return 0.0
+    return min(max(saved + limit - spent, -_DEBT_HORIZONS_MAX * horizon * limit), horizon * limit)
+
+
+def _with_row(state: PacerState, row: PacedRow) -> Numbers:
+    """The window with one more request, over the models that are known now."""
+    kept = state.window[:, -_WINDOW + 1 :, :]
+    if state.models != row.models:
+        moved = np.zeros((3, kept.shape[1], len(row.models)))
+        moved[0] = _NEVER
+        for index, model in enumerate(row.models):
+            if model in state.models:
+                moved[:, :, index] = kept[:, :, state.models.index(model)]
+        kept = moved
+    latest = np.stack([row.scores, row.cost_usd, row.energy_j])[:, None, :]
+    return np.concatenate([kept, latest], axis=1)
+
+
+def _solved(
+    account: Account, budget: BudgetConfig, window: Numbers, tendency: Tendency, config: BudgetsConfig
+) -> Prices:
+    """The prices at which the window would have cost what may be spent now; one price after the other."""
+    scores, usd, j = window
+    prices = account.prices
+    if budget.usd_per_request is not None:
+        may_spend = budget.usd_per_request + account.saved_usd / config.horizon_requests
+        prices = replace(prices, usd=_price(scores - prices.j * j, usd, may_spend, tendency))
+    if budget.j_per_request is not None:
+        may_spend = budget.j_per_request + account.saved_j / config.horizon_requests
+        prices = replace(prices, j=_price(scores - prices.usd * usd, j, may_spend, tendency))
+    return prices
+
+
+def _price(scores: Numbers, costs: Numbers, may_spend: float, tendency: Tendency) -> float:
+    """The lowest price at which the mean cost stays within what may be spent."""
+
+    def mean_cost(price: float) -> float:
+        return float((tendency(scores - price * costs) * costs).sum(axis=1).mean())
+
+    scale = float(costs.mean())
+    if scale <= 0 or mean_cost(0.0) <= may_spend:
+        return 0.0
+    low, high = (span / scale for span in _PRICE_SPAN)
+    if mean_cost(high) > may_spend:
+        return high  # even the cheapest models cost more
+    for _ in range(_BISECTIONS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if mean_cost(middle) <= may_spend else (middle, high)
+    return high

@@ -1,0 +1,70 @@
+"""From what is known of a request to the vector that the learning policies are linear in."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.config.model_routing import FeaturesConfig
+from cluster.entities.model_routing import ModelSignals
+
+Vector = NDArray[np.float64]
+
+_PROJECTION_SEED = 384
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """A constant, one dimension per category, one per band of complexity, and the projected embedding.
+
+    Every band has its dimension (GreenServ encodes three bands in two and so loses the top one). The
+    embedding's block has the length of the constant, so that the ridge penalty weighs both alike.
+    """
+
+    categories: tuple[str, ...]
+    bounds: tuple[float, ...]
+    bands: int
+    embedding_dims: int
+
+    @classmethod
+    def over(cls, config: FeaturesConfig, categories: tuple[str, ...]) -> "FeatureMap":
+        """The map that a configuration describes, over these categories; others have no dimension."""
+        return cls(
+            categories=tuple(sorted(categories)) if config.category else (),
+            bounds=config.complexity_bounds,
+            bands=len(config.complexity_bounds) + 1 if config.complexity else 0,
+            embedding_dims=config.embedding_dims,
+        )
+
+    @property
+    def size(self) -> int:
+        """Dimensions of the vector."""
+        return 1 + len(self.categories) + self.bands + self.embedding_dims
+
+    def vector(self, signals: ModelSignals) -> Vector:
+        """The features of a request."""
+        x = np.zeros(self.size)
+        x[0] = 1.0
+        at = 1
+        if signals.category in self.categories:
+            x[at + self.categories.index(signals.category)] = 1.0
+        at += len(self.categories)
+        if self.bands:
+            x[at + sum(signals.complexity >= bound for bound in self.bounds)] = 1.0
+        at += self.bands
+        if self.embedding_dims and signals.embedding:
+            embedding = np.asarray(signals.embedding)
+            if len(embedding) <= self.embedding_dims:
+                x[at : at + len(embedding)] = embedding
+            else:
+                x[at:] = embedding @ projection(len(embedding), self.embedding_dims)
+        return x
+
+
+@cache
+def projection(size: int, dims: int) -> Vector:
+    """A fixed projection that keeps dot products roughly (Johnson and Lindenstrauss)."""
+    gaussian = np.random.default_rng(_PROJECTION_SEED).normal(size=(size, dims))
+    orthonormal, _ = np.linalg.qr(gaussian)
+    return np.ascontiguousarray(orthonormal * np.sqrt(size / dims))

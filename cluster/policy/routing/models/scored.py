@@ -1,0 +1,251 @@
+"""What all scoring policies share: quality weighed against money, energy and time, a budget, and chance.
+
+A scorer knows only how good a model's answer would be; everything else is here, once, so that goals, budgets
+and logged propensities mean the same with every scorer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.config.model_routing import GoalsConfig, ModelRoutingConfig, WeightsConfig
+from cluster.entities.model_routing import Goal, ModelCandidate, ModelChoice, ModelOutcome, ModelSignals
+from cluster.entities.reasons import Reason
+from cluster.policy.routing.models.budget_pacer import BudgetPacer, PacedRow, PacerState
+from cluster.policy.routing.models.chance import check_draw, drawn, with_uniform_share
+from cluster.policy.routing.models.state_json import decode_state, encode_state, entry
+from cluster.policy.routing.models.usage import (
+    Needs,
+    Usage,
+    needs,
+    usage_fields,
+    usage_from,
+    with_outcome,
+)
+
+StateT = TypeVar("StateT")
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A request that every model in it has answered: what a warm start is fitted on."""
+
+    signals: ModelSignals
+    quality: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """Expected quality of each candidate's answer, and the standard deviation the scorer gives it."""
+
+    quality: Numbers
+    width: Numbers
+
+
+class Scorer(Protocol[StateT]):
+    """Learns how good each model's answers are."""
+
+    @property
+    def name(self) -> str:
+        """As in `routing.models.policy`."""
+
+    def initial(self) -> StateT:
+        """The state before anything was judged."""
+
+    def fitted(self, examples: Sequence[Example]) -> StateT:
+        """The state after requests that several models have answered."""
+
+    def version(self, state: StateT) -> int:
+        """Judged answers in it."""
+
+    def expected(self, signals: ModelSignals, models: Sequence[str], state: StateT) -> Expected:
+        """Of these models' answers."""
+
+    def scores(self, quality: Numbers, weight: float, burden: Numbers) -> Numbers:
+        """What is compared, higher is better; `burden` is what money, energy and time weigh together."""
+
+    def chances(self, scores: Numbers, found: Expected) -> Numbers:
+        """With what probability each is picked, the uniform share left out."""
+
+    def tendency(self, scores: Numbers) -> Numbers:
+        """The same for many rows of scores at once, uncertainty left out."""
+
+    def uniform_share(self, state: StateT) -> float:
+        """Share of requests whose model is drawn uniformly."""
+
+    def learn(
+        self, state: StateT, signals: ModelSignals, model: str, quality: float, burden: float
+    ) -> StateT:
+        """The state after one more judged answer."""
+
+    def fields(self, state: StateT) -> dict[str, Any]:
+        """For the disk."""
+
+    def from_fields(self, fields: dict[str, Any]) -> StateT:
+        """Read `fields`; ValueError if it is not of this shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredState(Generic[StateT]):
+    """What a scorer has learnt, what answers took, and what the pacer has spent."""
+
+    scorer: StateT
+    usage: Usage
+    pacer: PacerState
+
+
+class ScoredPolicy(Generic[StateT]):
+    """Takes the model with the highest quality less what its answer takes, priced by goal and budget."""
+
+    def __init__(
+        self, scorer: Scorer[StateT], config: ModelRoutingConfig, warm_start: bytes | None = None
+    ) -> None:
+        self._scorer = scorer
+        self._goals = config.goals
+        self._window = config.window_answers
+        self._models_max = config.models_max
+        self._pacer = BudgetPacer(config.budgets)
+        self._initial = ScoredState(scorer=scorer.initial(), usage=Usage(), pacer=self._pacer.initial())
+        if warm_start is not None:
+            # what was spent elsewhere is not owed here
+            self._initial = replace(self.from_json(warm_start), pacer=self._pacer.initial())
+
+    @property
+    def name(self) -> str:
+        """The scorer's; with a budget, that of the pacer as well."""
+        return f"{self._scorer.name}+budget_pacer" if self._pacer.active else self._scorer.name
+
+    def initial(self) -> ScoredState[StateT]:
+        """Nothing learnt, or the warm start."""
+        return self._initial
+
+    def fitted(self, examples: Sequence[Example], outcomes: Sequence[ModelOutcome]) -> ScoredState[StateT]:
+        """A warm start: quality from the examples, what answers take from the latest outcomes."""
+        usage = Usage()
+        for outcome in outcomes:
+            usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
+        return ScoredState(scorer=self._scorer.fitted(examples), usage=usage, pacer=self._pacer.initial())
+
+    def choose(
+        self,
+        signals: ModelSignals,
+        candidates: Sequence[ModelCandidate],
+        state: ScoredState[StateT],
+        *,
+        now_s: float,  # noqa: ARG002 - part of the interface; forgetting counts answers
+        draw: float,
+    ) -> ModelChoice:
+        """Choose; see the interface. The draw picks from exactly the propensities that the choice reports."""
+        check_draw(draw)
+        usable = [candidate for candidate in candidates if candidate.usable]
+        version = self._scorer.version(state.scorer)
+        if not usable:
+            return ModelChoice(model=None, policy=self.name, version=version, reasons=(Reason.NO_MODEL,))
+        models = [candidate.model for candidate in usable]
+        found = self._scorer.expected(signals, models, state.scorer)
+        need = needs(state.usage, usable)
+        scores = self._scores(signals.goal, found, need)
+        prices = self._pacer.prices(state.pacer, signals.tenant)
+        paced = scores - prices.usd * need.cost_usd - prices.j * need.energy_j
+        affordable = self._pacer.affordable(state.pacer, signals.tenant, need)
+        chances = np.zeros(len(models))
+        within = Expected(quality=found.quality[affordable], width=found.width[affordable])
+        share = self._pacer.uniform_share(
+            self._scorer.uniform_share(state.scorer), signals.tenant, need, affordable
+        )
+        chances[affordable] = with_uniform_share(self._scorer.chances(paced[affordable], within), share)
+        index = drawn(chances, draw)
+        return ModelChoice(
+            model=models[index],
+            policy=self.name,
+            version=version,
+            scores=dict(zip(models, paced.tolist(), strict=True)),
+            propensities=dict(zip(models, chances.tolist(), strict=True)),
+            reasons=_reasons(candidates, scores, chances, index),
+        )
+
+    def learn(
+        self,
+        state: ScoredState[StateT],
+        outcome: ModelOutcome,
+        *,
+        now_s: float,  # noqa: ARG002
+    ) -> ScoredState[StateT]:
+        """One more outcome; see the interface."""
+        usage = with_outcome(state.usage, outcome, window=self._window, models_max=self._models_max)
+        scorer = state.scorer
+        if outcome.quality is not None:
+            burden = self._burden_of(outcome, usage)
+            scorer = self._scorer.learn(scorer, outcome.signals, outcome.model, outcome.quality, burden)
+        pacer = state.pacer
+        if self._pacer.active:
+            pacer = self._pacer.learn(
+                pacer, outcome, self._row(outcome, scorer, usage), self._scorer.tendency
+            )
+        return ScoredState(scorer=scorer, usage=usage, pacer=pacer)
+
+    def to_json(self, state: ScoredState[StateT]) -> bytes:
+        """Everything, the pacer's window included."""
+        return encode_state(
+            self._scorer.name,
+            {
+                "scorer": self._scorer.fields(state.scorer),
+                "usage": usage_fields(state.usage),
+                "pacer": self._pacer.fields(state.pacer),
+            },
+        )
+
+    def from_json(self, data: bytes) -> ScoredState[StateT]:
+        """Read what `to_json` wrote."""
+        fields = decode_state(self._scorer.name, data)
+        return ScoredState(
+            scorer=self._scorer.from_fields(entry(fields, "scorer", dict)),
+            usage=usage_from(entry(fields, "usage", dict), window=self._window),
+            pacer=self._pacer.from_fields(entry(fields, "pacer", dict)),
+        )
+
+    def _scores(self, goal: Goal, found: Expected, need: Needs) -> Numbers:
+        weights = _weights(self._goals, goal)
+        return self._scorer.scores(found.quality, weights.quality, _burden(weights, need))
+
+    def _burden_of(self, outcome: ModelOutcome, usage: Usage) -> float:
+        """What the answering model's answers take, on the scale of all known models."""
+        models = sorted(usage.models)
+        need = needs(usage, [ModelCandidate(model=model) for model in models])
+        weighed = _burden(_weights(self._goals, outcome.signals.goal), need)
+        return float(weighed[models.index(outcome.model)])
+
+    def _row(self, outcome: ModelOutcome, scorer: StateT, usage: Usage) -> PacedRow:
+        """What the known models would have scored and taken on the request of an outcome."""
+        known = [ModelCandidate(model=model) for model in sorted(usage.models)]
+        models = tuple(candidate.model for candidate in known)
+        need = needs(usage, known)
+        found = self._scorer.expected(outcome.signals, models, scorer)
+        scores = self._scores(outcome.signals.goal, found, need)
+        return PacedRow(models=models, scores=scores, cost_usd=need.cost_usd, energy_j=need.energy_j)
+
+
+def _burden(weights: WeightsConfig, need: Needs) -> Numbers:
+    return weights.cost * need.cost + weights.energy * need.energy + weights.latency * need.latency
+
+
+def _weights(goals: GoalsConfig, goal: Goal) -> WeightsConfig:
+    return {Goal.BALANCED: goals.balanced, Goal.CHEAP: goals.cheap, Goal.QUALITY: goals.quality}[goal]
+
+
+def _reasons(
+    candidates: Sequence[ModelCandidate], scores: Numbers, chances: Numbers, index: int
+) -> tuple[Reason, ...]:
+    if len(chances) == 1 and len(candidates) == 1:
+        return (Reason.ONLY_CANDIDATE,)
+    likeliest = int(np.argmax(chances))
+    reasons = [Reason.HIGHEST_SCORE if index == likeliest else Reason.EXPLORED]
+    if likeliest != int(np.argmax(scores)):
+        reasons.append(Reason.BUDGET_TIGHT)
+    if len(chances) < len(candidates):
+        reasons.append(Reason.MODEL_UNUSABLE)
+    return tuple(reasons)
