@@ -73,6 +73,18 @@ class ReplicaReport:
     counters: EngineCounters = EngineCounters()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarginalEnergy:
+    """What one more request makes a replica use beyond being awake, by what there is to compute."""
+
+    prefill_token_j: float
+    """Every prompt token that its prefix cache does not hold."""
+    decode_token_j: float
+    """Every token of output, the request's own context apart."""
+    context_token_j: float
+    """Every token of output again, for each token of the request's own context."""
+
+
 class ReplicaCandidate(Protocol):
     """What replica routing reads of a candidate: a `ReplicaView`, or a simulated replica itself."""
 
@@ -98,6 +110,8 @@ class ReplicaCandidate(Protocol):
     def max_concurrent_requests(self) -> int: ...  # noqa: D102
     @property
     def put_aside_until_s(self) -> float: ...  # noqa: D102
+    @property
+    def energy(self) -> MarginalEnergy | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +140,6 @@ class ReplicaView:
     max_concurrent_requests: int = 64
     put_aside_until_s: float = 0.0
     """Not to be chosen before this instant, because it failed."""
+    energy: MarginalEnergy | None = None
+    """What another request costs there, from its pool's power and performance in the last fleet snapshot;
+    None if there is none."""

@@ -22,6 +22,8 @@ class ReplicaChoice:
     replica_id: ReplicaId | None
     """None if no candidate can take the request now."""
     scores: dict[ReplicaId, float] = field(default_factory=dict)
+    energies_j: dict[ReplicaId, float] = field(default_factory=dict)
+    """What the request would cost on those whose scores were close enough for energy to decide."""
     reasons: tuple[Reason, ...] = ()
     propensity: float = 1.0
     """Probability with which chance picked this one among equals."""

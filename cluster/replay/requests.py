@@ -81,8 +81,8 @@ def redecide(record: DecisionRecord, routing: RoutingConfig) -> tuple[Difference
         What came out different; empty when every choice is equal byte for byte.
     """
     differences = [
-        *_replica_differences("replica", record.replica, routing),
-        *_replica_differences("prefill", record.prefill, routing),
+        *_replica_differences("replica", record, record.replica, routing),
+        *_replica_differences("prefill", record, record.prefill, routing),
     ]
     decision = record.path_decision
     if decision is not None:
@@ -98,12 +98,12 @@ def redecide(record: DecisionRecord, routing: RoutingConfig) -> tuple[Difference
 
 
 def _replica_differences(
-    name: str, decision: ReplicaDecision | None, routing: RoutingConfig
+    name: str, record: DecisionRecord, decision: ReplicaDecision | None, routing: RoutingConfig
 ) -> list[Difference]:
     if decision is None:
         return []
     again = choose_replica(
-        decision.prompt_tokens,
+        record.signals,
         decision.candidates,
         routing.replicas,
         now_s=decision.decided_at_s,

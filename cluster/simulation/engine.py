@@ -117,6 +117,14 @@ class VirtualEngine:
         """Fraction of blocks in use, as of the last step boundary, 0..1."""
         return min(1.0, self.kv.used / self.kv.blocks_max)
 
+    def kv_cache_usage_at(self, now_s: float) -> float:
+        """Fraction of blocks in use after the steps that are complete at an instant, 0..1."""
+        kv = self.kv
+        used = kv.used
+        if self.active and kv.decoding and self.segment.steps > 1:
+            used += kv.growth(self.segment.steps_done(now_s))
+        return min(1.0, used / kv.blocks_max)
+
     def can_ever_hold(self, request: SimulatedRequest) -> bool:
         """Whether the request fits into the KV cache when it is alone."""
         return self.kv.of(request.prompt_tokens + request.output_tokens) <= self.kv.blocks_max
@@ -199,7 +207,9 @@ class VirtualEngine:
             self.segment.start(now_s, step_s=step_s, slope_s=0.0, steps=1)
         else:
             slope_s = performance.step_per_context_token_s * decoding
-            self.segment.start(now_s, step_s=step_s, slope_s=slope_s, steps=self._steps_until_change())
+            # Routers see a first token when it is out, not when the segment it began is over.
+            steps = 1 if self._fresh else self._steps_until_change()
+            self.segment.start(now_s, step_s=step_s, slope_s=slope_s, steps=steps)
         self.active = True
         self.version += 1
         self.meter.settle(now_s, power_w)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from cluster.config.pools import PoolConfig
 from cluster.entities.fleet import ReplicaObservation, ReplicaStage
 from cluster.entities.performance import ReplicaPerformance
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
+from cluster.entities.pool import MarginalEnergy, PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from cluster.performance.latency import prefill_tokens_per_s, step_s
+from cluster.policy.routing.replicas.energy import marginal_energy
 from cluster.simulation.engine import VirtualEngine
 from cluster.simulation.request import SimulatedRequest
 
@@ -19,6 +20,7 @@ class SimulatedReplica:
         "decode_tokens",
         "engine",
         "in_flight",
+        "kv_cache_usage",
         "max_concurrent_requests",
         "pending_prefill_tokens",
         "phase",
@@ -47,6 +49,8 @@ class SimulatedReplica:
         self.decode_tokens = 0
         self.cached_tokens = 0
         """Of the prompt that is being routed; set before every choice."""
+        self.kv_cache_usage = 0.0
+        """Fraction of its KV cache in use; set before every choice."""
         self.prefill_tokens_per_s = prefill_tokens_per_s(performance)
         self.max_concurrent_requests = pool.config.max_concurrent_requests
         self.put_aside_until_s = 0.0
@@ -65,10 +69,11 @@ class SimulatedReplica:
         )
 
     @property
-    def kv_cache_usage(self) -> float:
-        """Fraction of its KV cache in use."""
-        kv = self.engine.kv
-        return kv.used / kv.blocks_max
+    def energy(self) -> MarginalEnergy:
+        """What another request would use there."""
+        return marginal_energy(
+            self.pool.performance, sequences=self.requests_in_flight, context_tokens=self.decode_tokens
+        )
 
     def report(self, now_s: float, wall_s: float) -> ReplicaReport:
         """What it says of itself."""

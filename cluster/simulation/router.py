@@ -115,12 +115,14 @@ class SimulatedRouter:
     def _least_work(
         self, request: SimulatedRequest, candidates: Sequence[SimulatedReplica], now_s: float
     ) -> tuple[SimulatedReplica | None, tuple[Reason, ...]]:
+        for replica in candidates:
+            replica.kv_cache_usage = replica.engine.kv_cache_usage_at(now_s)
         if self._block_tokens:
             for replica in candidates:
                 blocks = self._prefixes.cached_blocks(replica.replica_id, request.blocks)
                 replica.cached_tokens = min(blocks * self._block_tokens, request.prompt_tokens)
         choice = choose_replica(
-            request.prompt_tokens, candidates, self._routing, now_s=now_s, draw=self._chance()
+            _signals(request), candidates, self._routing, now_s=now_s, draw=self._chance()
         )
         name = choice.replica_id
         if name is None:
@@ -132,16 +134,10 @@ class SimulatedRouter:
     ) -> SimulatedReplica | None:
         if request.model not in self._split or chosen.role is not Role.DECODE:
             return None
-        signals = RequestSignals(
-            surface=Surface.CHAT,
-            model=request.model,
-            tenant="",
-            prompt_tokens=request.prompt_tokens,
-            stream=True,
-            splittable=True,
-        )
         prefilling = self._prefilling[request.model]
-        choice = choose_path(signals, chosen, prefilling, self._config.routing.disaggregation, now_s=now_s)
+        choice = choose_path(
+            _signals(request), chosen, prefilling, self._config.routing.disaggregation, now_s=now_s
+        )
         if choice.path is not Path.DISAGGREGATED:
             return None
         return self._least_work(request, prefilling, now_s)[0]
@@ -152,3 +148,15 @@ class SimulatedRouter:
     def _record(self, replica_id: ReplicaId, request: SimulatedRequest) -> None:
         if self._block_tokens:
             self._prefixes.record(replica_id, request.blocks)
+
+
+def _signals(request: SimulatedRequest) -> RequestSignals:
+    """What a router may know of a request: not how long its answer will be."""
+    return RequestSignals(
+        surface=Surface.CHAT,
+        model=request.model,
+        tenant="",
+        prompt_tokens=request.prompt_tokens,
+        stream=True,
+        splittable=True,
+    )

@@ -145,9 +145,7 @@ class RouterCore:
     def choose(self, signals: RequestSignals, candidates: tuple[ReplicaView, ...]) -> ReplicaDecision:
         """Let the policy choose among candidates."""
         now_s, draw = self.now_s(), self.draw()
-        choice = choose_replica(
-            signals.prompt_tokens, candidates, self.config.routing.replicas, now_s=now_s, draw=draw
-        )
+        choice = choose_replica(signals, candidates, self.config.routing.replicas, now_s=now_s, draw=draw)
         return ReplicaDecision(
             prompt_tokens=signals.prompt_tokens,
             candidates=candidates,

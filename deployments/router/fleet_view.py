@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 
 from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.performance import ReplicaPerformance
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, ReplicaView, Role
+from cluster.entities.pool import (
+    MarginalEnergy,
+    PoolName,
+    ReplicaId,
+    ReplicaPhase,
+    ReplicaReport,
+    ReplicaView,
+    Role,
+)
 from cluster.entities.workload import RequestSignals
 from cluster.performance.latency import prefill_tokens_per_s, step_s
+from cluster.policy.routing.replicas.energy import marginal_energy
 from cluster.policy.routing.replicas.health import ReplicaHealth, after_failure, after_success
 from cluster.policy.routing.replicas.prefix_index import PrefixIndex
 from deployments.messages import FleetState, PublishedPlan, ServiceReport
@@ -154,6 +163,7 @@ class FleetPicture:
             kv_cache_usage=report.kv_cache_usage,
             max_concurrent_requests=report.max_concurrent_requests,
             put_aside_until_s=load.health.put_aside_until_s,
+            energy=self._energy(report.pool, load),
         )
 
     def _prefill_rate(self, pool: PoolName) -> float:
@@ -166,6 +176,14 @@ class FleetPicture:
         if known is None:
             return 0.0
         return step_s(known, sequences=sequences, context_tokens=context_tokens, prefill_tokens=0.0)
+
+    def _energy(self, pool: PoolName, load: _Load) -> MarginalEnergy | None:
+        known = self._performance.get(pool)
+        if known is None or self._config.energy_slack_s <= 0:
+            return None
+        return marginal_energy(
+            known, sequences=load.requests + load.foreign_requests, context_tokens=load.decode_tokens
+        )
 
     def dispatch(
         self, replica_id: ReplicaId, signals: RequestSignals, *, computed_elsewhere: bool

@@ -19,9 +19,16 @@ from hypothesis import strategies as st
 
 from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaView, Role
+from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.routing.replicas.min_work import choose_replica
 
 NOW_S = 1000.0
+
+
+def request(tokens):
+    return RequestSignals(surface=Surface.CHAT, model="m", tenant="t", prompt_tokens=tokens)
+
+
 TOKENS = st.integers(0, 200_000)
 DRAWS = st.floats(0, 1, exclude_max=True)
 CONFIGS = st.builds(
@@ -59,7 +66,7 @@ def usable(replica):
 
 @given(fleets(), TOKENS, CONFIGS, DRAWS)
 def test_only_usable_candidates_are_chosen_and_always_one_if_there_is_one(fleet, tokens, config, draw):
-    choice = choose_replica(tokens, fleet, config, now_s=NOW_S, draw=draw)
+    choice = choose_replica(request(tokens), fleet, config, now_s=NOW_S, draw=draw)
     can = {replica.replica_id for replica in fleet if usable(replica)}
     assert (choice.replica_id in can) if can else (choice.replica_id is None)
     assert choice.reasons
@@ -70,14 +77,14 @@ def test_only_usable_candidates_are_chosen_and_always_one_if_there_is_one(fleet,
 def test_equal_input_equal_decision_in_any_order(fleet, tokens, config, draw, shuffler):
     shuffled = list(fleet)
     shuffler.shuffle(shuffled)
-    one = choose_replica(tokens, fleet, config, now_s=NOW_S, draw=draw)
-    other = choose_replica(tokens, shuffled, config, now_s=NOW_S, draw=draw)
+    one = choose_replica(request(tokens), fleet, config, now_s=NOW_S, draw=draw)
+    other = choose_replica(request(tokens), shuffled, config, now_s=NOW_S, draw=draw)
     assert one == other
 
 
 @given(fleets(), TOKENS, CONFIGS, DRAWS)
 def test_ready_candidates_have_scores_that_are_not_negative(fleet, tokens, config, draw):
-    scores = choose_replica(tokens, fleet, config, now_s=NOW_S, draw=draw).scores
+    scores = choose_replica(request(tokens), fleet, config, now_s=NOW_S, draw=draw).scores
     assert set(scores) == {r.replica_id for r in fleet if r.phase is ReplicaPhase.READY}
     # A rate close to zero may overflow to infinity, never below zero or to no number at all.
     assert all(score >= 0 and not math.isnan(score) for score in scores.values())
@@ -88,7 +95,7 @@ def test_scores_follow_the_work(fleet, tokens, config, more):
     replica = replace(fleet[0], phase=ReplicaPhase.READY)
 
     def score(candidate):
-        choice = choose_replica(tokens, [candidate], config, now_s=NOW_S, draw=0.0)
+        choice = choose_replica(request(tokens), [candidate], config, now_s=NOW_S, draw=0.0)
         return choice.scores[candidate.replica_id]
 
     busier = replace(replica, pending_prefill_tokens=replica.pending_prefill_tokens + more)
@@ -102,13 +109,16 @@ def test_scores_follow_the_work(fleet, tokens, config, more):
 @given(fleets(min_size=2), TOKENS, CONFIGS, DRAWS, st.integers(1, 100_000))
 def test_a_winner_that_gets_a_longer_cached_prefix_still_wins(fleet, tokens, config, draw, more):
     config = config.model_copy(update={"tie_s": 0.0})
-    choice = choose_replica(tokens, fleet, config, now_s=NOW_S, draw=draw)
+    choice = choose_replica(request(tokens), fleet, config, now_s=NOW_S, draw=draw)
     assume(choice.replica_id is not None and choice.propensity == 1.0)
     better = [
         replace(r, cached_tokens=r.cached_tokens + more) if r.replica_id == choice.replica_id else r
         for r in fleet
     ]
-    assert choose_replica(tokens, better, config, now_s=NOW_S, draw=draw).replica_id == choice.replica_id
+    assert (
+        choose_replica(request(tokens), better, config, now_s=NOW_S, draw=draw).replica_id
+        == choice.replica_id
+    )
 
 
 @given(st.integers(1, 9), st.integers(0, 9), CONFIGS)
@@ -120,7 +130,9 @@ def test_equal_candidates_share_evenly_spread_draws(equals, busier, config):
         replace(idle, replica_id=ReplicaId(f"busy{n}"), pending_prefill_tokens=50_000) for n in range(busier)
     ]
     draws = 100 * equals
-    choices = [choose_replica(100, fleet, config, now_s=NOW_S, draw=(n + 0.5) / draws) for n in range(draws)]
+    choices = [
+        choose_replica(request(100), fleet, config, now_s=NOW_S, draw=(n + 0.5) / draws) for n in range(draws)
+    ]
     counts = Counter(choice.replica_id for choice in choices)
     assert counts == {f"equal{n}": 100 for n in range(equals)}
     assert {choice.propensity for choice in choices} == {1 / equals}

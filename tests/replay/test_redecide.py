@@ -45,10 +45,14 @@ def make_fleet(chance, role, size, now_s):
     )
 
 
-def decide_replica(prompt_tokens, candidates, now_s, draw):
-    choice = choose_replica(prompt_tokens, candidates, ROUTING.replicas, now_s=now_s, draw=draw)
+def decide_replica(signals, candidates, now_s, draw):
+    choice = choose_replica(signals, candidates, ROUTING.replicas, now_s=now_s, draw=draw)
     return ReplicaDecision(
-        prompt_tokens=prompt_tokens, candidates=candidates, decided_at_s=now_s, draw=draw, choice=choice
+        prompt_tokens=signals.prompt_tokens,
+        candidates=candidates,
+        decided_at_s=now_s,
+        draw=draw,
+        choice=choice,
     )
 
 
@@ -67,14 +71,14 @@ def make_record(chance, number):
     )
     decode = make_fleet(chance, Role.DECODE, chance.randrange(6), now_s)
     prefill = make_fleet(chance, Role.PREFILL, chance.randrange(4), now_s)
-    replica = decide_replica(signals.prompt_tokens, decode, now_s, chance.random())
+    replica = decide_replica(signals, decode, now_s, chance.random())
     chosen = next((view for view in decode if view.replica_id == replica.choice.replica_id), None)
     path_decision = prefill_decision = None
     if chosen is not None:
         choice = choose_path(signals, chosen, prefill, ROUTING.disaggregation, now_s=now_s)
         path_decision = PathDecision(decode=chosen, prefill=prefill, decided_at_s=now_s, choice=choice)
         if choice.path is Path.DISAGGREGATED:
-            prefill_decision = decide_replica(signals.prompt_tokens, prefill, now_s, chance.random())
+            prefill_decision = decide_replica(signals, prefill, now_s, chance.random())
     return DecisionRecord(
         decision_id=f"d-{number}",
         router="router#1",

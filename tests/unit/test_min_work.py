@@ -5,6 +5,7 @@ import pytest
 from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaView, Role
 from cluster.entities.reasons import Reason
+from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.routing.replicas.min_work import choose_replica
 
 CONFIG = ReplicaRoutingConfig(decode_weight_s=0.5, tie_s=0.002)
@@ -15,7 +16,8 @@ def view(name, **changes):
 
 
 def choose(*candidates, tokens=1000, now_s=100.0, draw=0.0, config=CONFIG):
-    return choose_replica(tokens, candidates, config, now_s=now_s, draw=draw)
+    signals = RequestSignals(surface=Surface.CHAT, model="m", tenant="t", prompt_tokens=tokens)
+    return choose_replica(signals, candidates, config, now_s=now_s, draw=draw)
 
 
 def test_the_score_is_pending_and_uncached_tokens_over_the_rate_plus_the_share_of_slots():

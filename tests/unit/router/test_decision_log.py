@@ -46,7 +46,7 @@ def views(role):
 
 
 def chosen(candidates, draw=0.25):
-    choice = choose_replica(700, candidates, ROUTING.replicas, now_s=2.5, draw=draw)
+    choice = choose_replica(SIGNALS, candidates, ROUTING.replicas, now_s=2.5, draw=draw)
     return ReplicaDecision(
         prompt_tokens=700, candidates=candidates, decided_at_s=2.5, draw=draw, choice=choice
     )

@@ -3,24 +3,28 @@
 The load is counted in uncached prompt tokens rather than requests, because prompts differ a hundredfold and
 token counts do not lie about that. Affinity to a prefix cache needs no gate of its own: cached tokens are
 work that need not be done, so a replica that holds the prefix wins until its backlog costs more than the
-hit saves.
+hit saves. Between replicas that would answer about equally soon, energy decides.
 """
 
 from collections.abc import Sequence
 
 from cluster.config.routing import ReplicaRoutingConfig
-from cluster.entities.pool import ReplicaCandidate
+from cluster.entities.pool import ReplicaCandidate, ReplicaId
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import ReplicaChoice
+from cluster.entities.workload import RequestSignals
+from cluster.policy.routing.replicas.energy import request_energy_j
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_ready
 
 _KV_FULL = 0.95
 """From this usage on new prompts are likely to wait for blocks."""
+_EQUAL_J = 1.01
+"""Energies no further apart than this factor are equal, and the least work among them wins."""
 
 
 def choose_replica(
-    prompt_tokens: int,
+    signals: RequestSignals,
     candidates: Sequence[ReplicaCandidate],
     config: ReplicaRoutingConfig,
     *,
@@ -30,7 +34,7 @@ def choose_replica(
     """Choose the usable replica with the least predicted work.
 
     Args:
-        prompt_tokens: length of the prompt.
+        signals: the request.
         candidates: the replicas that serve the request's model in the wanted role, whatever their state.
         config: weights and the width of a tie.
         now_s: the instant of the decision, on the clock of `put_aside_until_s`.
@@ -46,7 +50,7 @@ def choose_replica(
     if not 0.0 <= draw < 1.0:
         raise ValueError(f"draw must lie in [0, 1), not {draw!r}")
     ready = [replica for replica in candidates if is_ready(replica)]
-    scores = {replica.replica_id: _score_s(prompt_tokens, replica, config) for replica in ready}
+    scores = {replica.replica_id: _score_s(signals.prompt_tokens, replica, config) for replica in ready}
     with_room = [replica for replica in ready if has_room(replica)]
     usable = [replica for replica in with_room if not is_put_aside(replica, now_s=now_s)]
     if not usable:
@@ -54,16 +58,44 @@ def choose_replica(
         return ReplicaChoice(replica_id=None, scores=scores, reasons=(reason,))
 
     lowest_s = min(scores[replica.replica_id] for replica in usable)
-    tied = [replica for replica in usable if scores[replica.replica_id] <= lowest_s + config.tie_s]
+    near = [replica for replica in usable if scores[replica.replica_id] <= lowest_s + config.energy_slack_s]
+    energies_j = _energies_j(signals, near, config)
+    frugal = usable
+    if energies_j:
+        bound_j = min(energies_j.values()) * _EQUAL_J
+        frugal = [replica for replica in near if energies_j[replica.replica_id] <= bound_j]
+    bound_s = min(scores[replica.replica_id] for replica in frugal) + config.tie_s
+    tied = [replica for replica in frugal if scores[replica.replica_id] <= bound_s]
     # Ordered by id, so that the same draw picks the same replica however the table was iterated.
     tied.sort(key=lambda replica: replica.replica_id)
     chosen = tied[int(draw * len(tied))]
     return ReplicaChoice(
         replica_id=chosen.replica_id,
         scores=scores,
-        reasons=_why(chosen, usable=len(usable), tied=len(tied)),
+        energies_j=energies_j,
+        reasons=_why(
+            chosen,
+            usable=len(usable),
+            tied=len(tied),
+            by_energy=scores[chosen.replica_id] > lowest_s + config.tie_s,
+        ),
         propensity=1.0 / len(tied),
     )
+
+
+def _energies_j(
+    signals: RequestSignals, near: Sequence[ReplicaCandidate], config: ReplicaRoutingConfig
+) -> dict[ReplicaId, float]:
+    """What the request would cost on each; empty where energy has no say or one of them is not known."""
+    if config.energy_slack_s <= 0 or len(near) < 2:
+        return {}
+    energies_j = {}
+    for replica in near:
+        energy_j = request_energy_j(signals, replica, assumed_output_tokens=config.assumed_output_tokens)
+        if energy_j is None:
+            return {}
+        energies_j[replica.replica_id] = energy_j
+    return energies_j
 
 
 def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRoutingConfig) -> float:
@@ -78,14 +110,19 @@ def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRouti
     return score_s + (config.kv_full_s if usage >= _KV_FULL else 0.0)
 
 
-def _why(chosen: ReplicaCandidate, *, usable: int, tied: int) -> tuple[Reason, ...]:
+def _why(chosen: ReplicaCandidate, *, usable: int, tied: int, by_energy: bool) -> tuple[Reason, ...]:
+    reasons: list[Reason] = []
+    if by_energy:
+        reasons.append(Reason.LEAST_ENERGY)
     if usable == 1:
-        reason = Reason.ONLY_CANDIDATE
+        reasons.append(Reason.ONLY_CANDIDATE)
     elif tied > 1:
-        reason = Reason.TIE_BROKEN_BY_CHANCE
-    else:
-        reason = Reason.LEAST_WORK
-    return (reason, Reason.PREFIX_CACHED) if chosen.cached_tokens > 0 else (reason,)
+        reasons.append(Reason.TIE_BROKEN_BY_CHANCE)
+    elif not by_energy:
+        reasons.append(Reason.LEAST_WORK)
+    if chosen.cached_tokens > 0:
+        reasons.append(Reason.PREFIX_CACHED)
+    return tuple(reasons)
 
 
 def _why_none(*, ready: int, with_room: int) -> Reason:
