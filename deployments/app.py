@@ -20,6 +20,7 @@ from cluster.entities.pool import Role
 from deployments.combined.deployment import Combined
 from deployments.decode.deployment import Decode
 from deployments.directory.actor import NAMESPACE, start_directory
+from deployments.model_learning.actor import start_learner
 from deployments.prefill.deployment import Prefill
 from deployments.router.core import RouterSettings
 from deployments.router.deployment import Router
@@ -144,6 +145,9 @@ def deploy(
         )
     progress("starting the fleet directory")
     start_directory()
+    if config.routes_models:
+        progress("starting the learner of model routing")
+        start_learner(config, state_dir)
     serve.start(http_options={"host": config.gateway.host, "port": config.gateway.port})
     applications = targets(
         config, weights=weights, settings=RouterSettings(state_dir=str(state_dir), admin_key=admin_key)

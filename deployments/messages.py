@@ -4,6 +4,9 @@ The stages run in processes of their own and talk HTTP, so that tokens never pas
 store (docs/adr/0003). Headers carry what the receiver needs before it reads a body.
 """
 
+import base64
+import json
+from array import array
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +31,8 @@ CACHE_AGE = "x-tidemill-age"
 """Header of a hit: seconds since the answer was stored."""
 CACHE_TIER = "x-tidemill-tier"
 """Header of a hit: `exact` or `semantic`."""
+CACHE_TEXT_SIGNALS = "x-tidemill-text-signals"
+"""Header of a miss whose asker wanted them: `TextSignals`. Not there if they did not come in time."""
 CACHE_TENANT = "x-tidemill-tenant"
 """Header of an answer to store: the partition it belongs to."""
 CACHE_MODEL = "x-tidemill-model"
@@ -36,6 +41,8 @@ CACHE_KEY = "x-tidemill-key"
 """Header of an answer to store: the key of the look-up."""
 REQUEST_ID = "x-request-id"
 """Sent to engines; vLLM makes it part of its request id."""
+
+_EMBEDDING_STEPS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +55,43 @@ class CacheQuery:
     key: str
     """SHA-256 over everything that determines the answer, streaming form included (hex)."""
     text: str = ""
-    """Last user text, for the semantic tier; empty when that tier is off."""
+    """Last user text, for the semantic tier and for text signals; empty when neither is wanted."""
+    text_signals_wait_s: float = 0.0
+    """How long a miss may wait for the text's signals, which then come with it; 0 asks for none."""
     single_flight: bool = True
     """Whether to wait for an identical request that is being computed."""
 
     def to_json(self) -> dict[str, Any]:
         """The body to send."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSignals:
+    """What the encoder's models read from a prompt's last user text. A header value, in JSON."""
+
+    embedding: tuple[float, ...]
+    """Unit length, in steps of 1e-4, so that it is short in logs."""
+    category: str
+    category_confidence: float
+    language: str
+
+    def to_header(self) -> str:
+        """The value to send: the embedding as base64 of 16-bit integers, the rest as it is."""
+        steps = array("h", (round(value * _EMBEDDING_STEPS) for value in self.embedding))
+        fields = asdict(self) | {"embedding": base64.b64encode(steps.tobytes()).decode()}
+        return json.dumps(fields, separators=(",", ":"))
+
+    @classmethod
+    def from_header(cls, value: str) -> "TextSignals":
+        """The inverse of `to_header`.
+
+        Raises:
+            ValueError, TypeError: it is no such value.
+        """
+        fields = json.loads(value)
+        steps = array("h", base64.b64decode(fields.pop("embedding"), validate=True))
+        return cls(embedding=tuple(step / _EMBEDDING_STEPS for step in steps), **fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

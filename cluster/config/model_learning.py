@@ -64,8 +64,12 @@ class AutomaticSignalsConfig(Section):
 class ModelLearningConfig(Section):
     """The learner: one process that owns what model routing has learnt (docs/architecture.md)."""
 
-    embedding_timeout_s: float = Field(default=0.5, gt=0)
-    """The prompt's embedding is waited for no longer than this; then the model is chosen without it."""
+    warm_start: str | None = None
+    """File with a state of the policy that was learnt elsewhere; taken where nothing has been learnt yet."""
+
+    text_signals_timeout_s: float = Field(default=0.5, gt=0, le=60)
+    """Embedding, category and language of a prompt are waited for no longer than this; then the model is
+    chosen without them."""
 
     assumed_output_tokens: int = Field(default=128, ge=1)
     """Length of a model's answers until some have been counted."""
@@ -79,8 +83,11 @@ class ModelLearningConfig(Section):
     publish_period_s: float = Field(default=0.25, gt=0)
     """Routers hear of what was learnt no more often than this."""
 
-    persist_period_s: float = Field(default=60.0, gt=0)
-    """The whole state is written this often; what came since is in a journal beside it."""
+    journal_events_max: int = Field(default=1_000, ge=10)
+    """Outcomes and judgements in one journal; then the whole state is written and a new one begun."""
+
+    journals_max: int = Field(default=16, ge=2)
+    """Journals kept: what `tidemill evaluate` can know of old answers."""
 
     outbox_max: int = Field(default=5_000, ge=1)
     """Outcomes that a router keeps while the learner is away; further ones are dropped and counted."""

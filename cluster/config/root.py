@@ -82,6 +82,12 @@ class TidemillConfig(Section):
             return self.routing.auto.enabled
         return len(self.models) > 1 and not any(self.model_for(name) for name in self.routing.auto.goals)
 
+    @property
+    def client_names(self) -> list[str]:
+        """Every name under which clients may ask for an answer."""
+        aliases = [alias for entry in self.models.values() for alias in entry.aliases]
+        return [*self.models, *aliases, *(self.routing.auto.goals if self.routes_models else ())]
+
     def goal_of(self, name: str) -> Goal | None:
         """What a caller wants who leaves the model open; None if the name does not."""
         return self.routing.auto.goals.get(name) if self.routes_models else None

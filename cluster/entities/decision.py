@@ -6,11 +6,44 @@ traffic. It never holds the prompt or the answer.
 
 from dataclasses import dataclass
 
+from cluster.entities.model_routing import ModelCandidate, ModelChoice, ModelSignals
 from cluster.entities.pool import ReplicaView
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path, PathChoice, ReplicaChoice
 from cluster.entities.timeline import Timeline
 from cluster.entities.workload import RequestSignals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDecision:
+    """One choice of a model with everything it was made from, except for the learnt state itself."""
+
+    asked: str
+    """The name under which the caller left the model open."""
+    signals: ModelSignals
+    candidates: tuple[ModelCandidate, ...]
+    decided_at_s: float
+    """Unix time, as learning has it."""
+    draw: float
+    """The chance that was used, in [0, 1)."""
+    choice: ModelChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeStep:
+    """One model of a cascade, its answer judged before anything was sent."""
+
+    model: str
+    grade: float | None
+    """Of its answer, 0..1; None if it could not be graded or was not to be judged any more."""
+    accepted: bool
+    """Whether the client got this answer."""
+    reasons: tuple[Reason, ...] = ()
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    started_at_s: float
+    ended_at_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +94,10 @@ class DecisionRecord:
     signals: RequestSignals
     cache: str
     """Outcome of the semantic cache: `exact`, `semantic`, `miss` or `bypass`."""
+    model_choice: ModelDecision | None = None
+    """Why this model; None if the caller named one. After a fallback, the last choice."""
+    cascade: tuple[CascadeStep, ...] = ()
+    """Models that were asked one after the other; empty without a cascade."""
     path: Path | None = None
     """The path finally taken, which a fallback may have changed; None if nothing was answered."""
     replica: ReplicaDecision | None = None

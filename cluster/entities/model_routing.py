@@ -106,5 +106,7 @@ class ModelOutcome:
     ttft_s: float = 0.0
     latency_s: float = 0.0
     """From arrival to the last token."""
+    counted: bool = False
+    """Whether what it took was learnt before it was judged, so that only its quality is news."""
     at_s: float
     """Unix time of the answer's end."""

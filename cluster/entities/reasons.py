@@ -73,6 +73,8 @@ class Reason(StrEnum):
     EXPLORED = "explored"
     BUDGET_TIGHT = "budget_tight"
     MODEL_UNUSABLE = "model_unusable"
+    MODEL_FALLBACK = "model_fallback"
+    TEXT_SIGNALS_MISSING = "text_signals_missing"
     NO_MODEL = "no_model"
     ANSWER_GOOD_ENOUGH = "answer_good_enough"
     BETTER_MODEL_EXPECTED = "better_model_expected"

@@ -121,7 +121,7 @@ class LearnerState:
     def _judge(self, feedback: Feedback) -> None:
         entry = self._pending[feedback.decision_id]
         entry.rewards[feedback.key] = feedback.reward
-        judged = replace(entry.outcome, quality=feedback.reward, source=feedback.source)
+        judged = replace(entry.outcome, quality=feedback.reward, source=feedback.source, counted=True)
         self.state = self.policy.learn(self.state, judged, now_s=feedback.at_s)
 
     def _expire(self, now_s: float) -> None:

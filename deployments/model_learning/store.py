@@ -1,9 +1,10 @@
 """The learner's files: snapshots that are whole or not there, and a journal of what came after them.
 
 Per policy: `POLICY.json` is the last snapshot, `POLICY.1.json` the one before it, and beside each of them,
-with the ending `.jsonl`, the events that came after it. A line holds its number, a snapshot that of the last
-event in it; so whatever was torn when the learner died, the newest whole snapshot and the whole lines after
-it give everything that was acknowledged, or the log says what is missing.
+with the ending `.jsonl`, the events that came after it; older journals, with higher numbers, are kept for people
+and for `tidemill evaluate`. A line holds its number, a snapshot that of the last event in it; so whatever was
+torn when the learner died, the newest whole snapshot and the whole lines after it give everything that was
+acknowledged, or the log says what is missing.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.config.model_learning import ModelLearningConfig
 from cluster.entities.model_routing import ModelOutcome
 from cluster.replay.codec import DecisionLogError, decoder, encode
 from deployments.model_learning.state import Event, Feedback, LearnerState, PendingDecision
@@ -37,16 +39,21 @@ class _Snapshot:
 class LearnerStore:
     """One policy's files in one folder. Not thread-safe."""
 
-    def __init__(self, folder: Path, policy: str) -> None:
+    def __init__(self, folder: Path, policy: str, config: ModelLearningConfig) -> None:
         """Touch nothing yet.
 
         Args:
             folder: made when something is written.
             policy: name of the policy; another one's files are left alone.
+            config: bounds.
         """
+        self._events_max = config.journal_events_max
         self._folder = folder
         self._snapshots = (folder / f"{policy}.json", folder / f"{policy}.1.json")
-        self._journals = (folder / f"{policy}.jsonl", folder / f"{policy}.1.jsonl")
+        older = (folder / f"{policy}.{number}.jsonl" for number in range(1, config.journals_max))
+        self._journals = (folder / f"{policy}.jsonl", *older)
+        self._events = 0
+        """In the journal that is being written."""
         self._sequence = 0
         self._sound_bytes = 0
         """Length of the journal without what a failed write has left of itself."""
@@ -62,8 +69,10 @@ class LearnerStore:
         if found is not None:
             learner.restore(found.state, found.version, found.pending)
             self._sequence = found.sequence
-        for journal in reversed(self._journals):
+        for journal in reversed(self._journals[:3]):
+            self._events = 0
             for sequence, event in _lines(journal, notes):
+                self._events += 1
                 if sequence <= self._sequence:
                     continue
                 if sequence != self._sequence + 1:
@@ -81,6 +90,11 @@ class LearnerStore:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 notes.append(f"{path.name} cannot be used: {error}")
         return None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a snapshot is due."""
+        return self._events >= self._events_max
 
     def append(self, events: Iterable[Event]) -> None:
         """Add events to the journal; when this returns they survive the process and the machine.
@@ -108,6 +122,7 @@ class LearnerStore:
             os.fsync(file.fileno())
             self._sound_bytes = file.tell()
         self._sequence = sequence
+        self._events += len(lines)
 
     def save(self, learner: LearnerState) -> None:
         """Write a snapshot and begin a journal after it; at any instant one whole pair is there.
@@ -123,10 +138,11 @@ class LearnerStore:
             os.fsync(file.fileno())
         # Should it die between two of these, numbers tell which lines are in which snapshot.
         for files in (self._journals, self._snapshots):
-            with contextlib.suppress(FileNotFoundError):
-                files[0].replace(files[1])
+            for older, newer in zip(files[:0:-1], files[-2::-1], strict=True):
+                with contextlib.suppress(FileNotFoundError):
+                    newer.replace(older)
         new.replace(self._snapshots[0])
-        self._sound_bytes, self._opened = 0, True
+        self._sound_bytes, self._opened, self._events = 0, True, 0
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)

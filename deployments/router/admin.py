@@ -31,6 +31,9 @@ class Admin:
 
     async def metrics(self, responder: Responder) -> None:
         """Prometheus."""
+        models = self._core.models
+        if models is not None:
+            self._core.metrics.model_state(models.version, self._core.wall_s() - models.heard_at_s)
         text = self._core.metrics.text(in_flight=self._core.queue.in_flight, queued=self._core.queue.queued)
         await responder.whole(200, "text/plain; version=0.0.4; charset=utf-8", text)
 
@@ -53,6 +56,8 @@ class Admin:
         config = self._core.config
         served = [(model, model) for model in config.models]
         served += [(alias, model) for model, entry in config.models.items() for alias in entry.aliases]
+        if config.routes_models:
+            served += [(name, name) for name in config.routing.auto.goals]
         if config.semantic_cache.enabled:
             served.append((config.semantic_cache.encoder.model, config.semantic_cache.encoder.model))
         return [

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.entities.workload import Surface
+from deployments.router import feedback
 from deployments.router.admin import Admin
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, body_too_large
@@ -66,6 +67,10 @@ class RouterApp:
             if method != "POST":
                 raise _wrong_method(path, "POST")
             await self._post(surface, headers, receive, responder)
+        elif path == feedback.PATH:
+            if method != "POST":
+                raise _wrong_method(path, "POST")
+            await feedback.answer(self._core, await self._body(headers, receive), responder)
         elif path in self._gets or path.startswith("/v1/models/"):
             if method not in ("GET", "HEAD"):
                 raise _wrong_method(path, "GET")
@@ -78,7 +83,8 @@ class RouterApp:
             await self._admin.handle(method, path, headers, body, responder)
         else:
             message = (
-                f"There is no {method} {path} here. The surfaces are: {', '.join(_SURFACES)}, /v1/models."
+                f"There is no {method} {path} here. The surfaces are: {', '.join(_SURFACES)}, "
+                f"{feedback.PATH}, /v1/models."
             )
             raise ApiError(status=404, message=message, code="not_found")
 

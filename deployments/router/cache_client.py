@@ -21,8 +21,10 @@ from deployments.messages import (
     CACHE_MODEL,
     CACHE_OUTCOME,
     CACHE_TENANT,
+    CACHE_TEXT_SIGNALS,
     CACHE_TIER,
     CacheQuery,
+    TextSignals,
 )
 from deployments.router.errors import overloaded
 from deployments.router.requests import ParsedRequest
@@ -33,6 +35,7 @@ _PURGE_TIMEOUT_S = 30.0
 OPT_HEADER = "x-tidemill-cache"
 """Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
 _ID = re.compile(rb'"id":\s?"((?:chatcmpl-|cmpl-|resp_|msg_)[A-Za-z0-9_-]+)"')
+_MODEL = re.compile(rb'"model":\s?"([A-Za-z0-9._-]+)"')
 _NOT_PART_OF_THE_ANSWER = frozenset({"user", "metadata", "request_id", "priority"})
 
 
@@ -51,7 +54,10 @@ class CacheMiss:
     """Nothing there; with a lease, others wait for what this request computes."""
 
     key: str
+    model: str
+    """The name it was asked under: while the model is open, that which leaves it open."""
     lease: str | None = None
+    text_signals: TextSignals | None = None
 
 
 def may_look_up(headers: Mapping[str, str]) -> bool:
@@ -95,6 +101,23 @@ def with_new_id(body: bytes, make_id: Callable[[], str]) -> bytes:
     return body.replace(old, prefix.group(0) + make_id().encode())
 
 
+def model_of(body: bytes) -> str | None:
+    """The model that a stored answer says it is from."""
+    found = _MODEL.search(body[:4096])
+    return None if found is None else found.group(1).decode()
+
+
+def _text_signals(headers: Mapping[str, str]) -> TextSignals | None:
+    value = headers.get(CACHE_TEXT_SIGNALS)
+    if value is None:
+        return None
+    try:
+        return TextSignals.from_header(value)
+    except (ValueError, TypeError) as error:
+        logger.warning("text signals cannot be read: %s", error)
+        return None
+
+
 class CacheClient:
     """The connection to the cache; `url` says where it is at the moment."""
 
@@ -108,15 +131,31 @@ class CacheClient:
         self._session = session
         self._url = url
 
-    async def look_up(self, request: ParsedRequest, tenant: str) -> CachedAnswer | CacheMiss | None:
-        """A stored answer, a miss, or None if the cache is away. May wait for an identical request."""
+    async def look_up(
+        self, request: ParsedRequest, tenant: str, *, text: str = "", text_wait_s: float = 0.0
+    ) -> CachedAnswer | CacheMiss | None:
+        """A stored answer, a miss, or None if the cache is away. May wait for an identical request.
+
+        Args:
+            request: what is asked.
+            tenant: who asks.
+            text: what its signals are wanted of, if it is a miss; empty for none.
+            text_wait_s: how long a miss may wait for them.
+        """
         url = self._url()
         if url is None:
             return None
         key = key_of(request)
         single_flight = self._config.exact.single_flight_wait_s > 0
-        query = CacheQuery(tenant=tenant, model=request.model, key=key, single_flight=single_flight)
-        patience_s = self._config.lookup_timeout_s + self._config.exact.single_flight_wait_s
+        query = CacheQuery(
+            tenant=tenant,
+            model=request.model,
+            key=key,
+            single_flight=single_flight,
+            text=text,
+            text_signals_wait_s=text_wait_s if text else 0.0,
+        )
+        patience_s = self._config.lookup_timeout_s + self._config.exact.single_flight_wait_s + text_wait_s
         timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=self._config.lookup_timeout_s)
         try:
             async with self._session().post(
@@ -136,18 +175,38 @@ class CacheClient:
                 if response.status != 204:
                     logger.warning("cache look-up: status %d %s", response.status, content[:200])
                     return None
-                return CacheMiss(key=key, lease=response.headers.get(CACHE_LEASE))
+                return CacheMiss(
+                    key=key,
+                    model=request.model,
+                    lease=response.headers.get(CACHE_LEASE),
+                    text_signals=_text_signals(response.headers),
+                )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.warning("cache look-up: %s: %s", type(error).__name__, error)
             return None
 
-    async def store(
-        self, miss: CacheMiss, *, tenant: str, model: str, content_type: str, body: bytes
-    ) -> None:
+    async def read_text(self, text: str, *, wait_s: float) -> TextSignals | None:
+        """A text's signals without a look-up; None if they do not come in time."""
+        url = self._url()
+        if url is None:
+            return None
+        try:
+            async with self._session().post(
+                f"{url}/text-signals",
+                data=orjson.dumps({"text": text, "wait_s": wait_s}),
+                headers={"content-type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=wait_s),
+            ) as response:
+                return _text_signals(response.headers)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            logger.warning("text signals: %s: %s", type(error).__name__, error)
+            return None
+
+    async def store(self, miss: CacheMiss, *, tenant: str, content_type: str, body: bytes) -> None:
         """Give an answer to the cache and to everybody who waits for it."""
         headers = {
             CACHE_TENANT: tenant,
-            CACHE_MODEL: model,
+            CACHE_MODEL: miss.model,
             CACHE_KEY: miss.key,
             "content-type": content_type,
         }

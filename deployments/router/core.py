@@ -19,14 +19,18 @@ from cluster.policy.routing.replicas.min_work import choose_replica
 from cluster.policy.routing.replicas.prefix_index import block_hashes
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens, learn
 from deployments.messages import SEMANTIC_CACHE, FleetState
+from deployments.model_learning.interface import Learner
 from deployments.router.cache_client import CacheClient
 from deployments.router.decision_log import DecisionLog
 from deployments.router.demand import RouterDemand
 from deployments.router.energy import EnergyEntry, EnergyLedger, TenantNames
 from deployments.router.fleet_view import FleetPicture
+from deployments.router.learning import LearningLink
 from deployments.router.metrics import RouterMetrics
+from deployments.router.model_routing import ModelRouter
 from deployments.router.queue import AdmissionQueue
 from deployments.router.requests import ParsedRequest
+from deployments.router.retry_memory import RetryMemory
 from deployments.router.upstream import Upstream
 
 ANSWERING = frozenset({Role.DECODE, Role.COMBINED})
@@ -46,8 +50,22 @@ class RouterSettings:
 class RouterCore:
     """State and services of one router replica."""
 
-    def __init__(self, config: TidemillConfig, settings: RouterSettings, *, router_id: str) -> None:
-        """Prepare; nothing runs before `start`."""
+    def __init__(
+        self,
+        config: TidemillConfig,
+        settings: RouterSettings,
+        *,
+        router_id: str,
+        learner: Learner | None = None,
+    ) -> None:
+        """Prepare; nothing runs before `start`.
+
+        Args:
+            config: of the cluster.
+            settings: what a router needs beside it.
+            router_id: unique.
+            learner: what model routing learns from; None where models are not routed.
+        """
         self.config = config
         self.settings = settings
         self.router_id = router_id
@@ -71,15 +89,33 @@ class RouterCore:
         # Only ties and jitter hang on it; what it gave is in the decision log.
         self._chance = random.Random(secrets.randbits(64))  # noqa: S311
         self._ratios = dict.fromkeys(config.models, TokenRatio())
+        self.retries = RetryMemory(config.routing.learning.automatic)
+        self.models: ModelRouter | None = None
+        self.learning: LearningLink | None = None
+        if config.routes_models:
+            self.models = ModelRouter(
+                config, self.picture, now_s=self.now_s, wall_s=self.wall_s, draw=self.draw
+            )
+        if self.models is not None and learner is not None:
+            self.learning = LearningLink(
+                config.routing.learning,
+                learner,
+                apply=self.models.apply,
+                on_drop=self.metrics.outcome_dropped,
+            )
         self.picture.on_change(self.queue.wake)
 
     async def start(self) -> None:
         """Open connections and the log."""
         await self.upstream.start()
         self.decisions.start()
+        if self.learning is not None:
+            self.learning.start()
 
     async def close(self) -> None:
         """Close them."""
+        if self.learning is not None:
+            await self.learning.close()
         await self.upstream.close()
         await self.decisions.close()
 
@@ -113,7 +149,7 @@ class RouterCore:
     def signals(self, request: ParsedRequest, tenant: str) -> RequestSignals:
         """What routing may look at."""
         routing = self.config.routing.replicas
-        ratio = self._ratios[request.model]
+        ratio = self._ratios.get(request.model, self._ratios[self.config.default_model])
         tokens = request.prompt_tokens
         if tokens is None:
             tokens = estimate_tokens(ratio, len(request.prompt))

@@ -9,6 +9,7 @@ from ray import serve
 from cluster.config import TidemillConfig
 from deployments.directory.actor import DirectoryClient
 from deployments.messages import DemandReport
+from deployments.model_learning.actor import RemoteLearner
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.responder import Receive, Scope, Send
@@ -61,7 +62,8 @@ class Router:
     def __init__(self, config: TidemillConfig, settings: RouterSettings) -> None:
         """Prepare; connections are opened when the application starts."""
         router_id = f"router-{serve.get_replica_context().replica_id.unique_id}"
-        self._live = _LiveRouter(RouterCore(config, settings, router_id=router_id))
+        learner = RemoteLearner() if config.routes_models else None
+        self._live = _LiveRouter(RouterCore(config, settings, router_id=router_id, learner=learner))
 
     def __serve_build_asgi_app__(self) -> Any:
         """Hand the application to Serve."""

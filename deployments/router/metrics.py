@@ -10,9 +10,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from cluster import metrics as catalogue
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.energy import EnergySource
+from cluster.entities.model_routing import FeedbackSource, Goal
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
 from deployments.messages import PublishedPlan
+from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
 
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
@@ -44,6 +46,14 @@ _OURS = (
     catalogue.PLAN_POWER,
     catalogue.PLAN_DEGRADED,
     catalogue.PLAN_AGE,
+    catalogue.MODEL_CHOICES,
+    catalogue.MODEL_FALLBACKS,
+    catalogue.TEXT_SIGNALS_MISSING,
+    catalogue.CASCADE_ANSWERS,
+    catalogue.FEEDBACK,
+    catalogue.OUTCOMES_DROPPED,
+    catalogue.MODEL_STATE_VERSION,
+    catalogue.MODEL_STATE_AGE,
 )
 
 
@@ -92,6 +102,11 @@ class RouterMetrics:
         for reason in record.reasons:
             if reason in _FALLBACKS:
                 self._get(catalogue.FALLBACKS).labels(reason.value).inc()
+        if Reason.TEXT_SIGNALS_MISSING in record.reasons:
+            self._get(catalogue.TEXT_SIGNALS_MISSING).inc()
+        for step in record.cascade:
+            verdict = "accepted" if step.accepted else "escalated"
+            self._get(catalogue.CASCADE_ANSWERS).labels(step.model, verdict).inc()
 
     def _count_pool_tokens(self, record: DecisionRecord) -> None:
         decision = record.replica
@@ -124,6 +139,27 @@ class RouterMetrics:
     def decision_dropped(self) -> None:
         """Count a record that was lost."""
         self._get(catalogue.DECISIONS_DROPPED).inc()
+
+    def model_chosen(self, model: str, goal: Goal) -> None:
+        """Count a choice of a model."""
+        self._get(catalogue.MODEL_CHOICES).labels(model, goal.value).inc()
+
+    def model_failed(self, model: str) -> None:
+        """Count a request that goes on to another model."""
+        self._get(catalogue.MODEL_FALLBACKS).labels(model).inc()
+
+    def feedback(self, source: FeedbackSource, result: FeedbackResult) -> None:
+        """Count a judgement."""
+        self._get(catalogue.FEEDBACK).labels(source.value, result.value).inc()
+
+    def outcome_dropped(self) -> None:
+        """Count an outcome that was lost."""
+        self._get(catalogue.OUTCOMES_DROPPED).inc()
+
+    def model_state(self, version: int, age_s: float) -> None:
+        """Show what models are chosen from."""
+        self._get(catalogue.MODEL_STATE_VERSION).set(version)
+        self._get(catalogue.MODEL_STATE_AGE).set(max(0.0, age_s))
 
     def fleet(self, reports: Iterable[ReplicaReport]) -> None:
         """Show the routing table."""

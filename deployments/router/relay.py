@@ -9,7 +9,16 @@ from deployments.router.core import RouterCore
 from deployments.router.fleet_view import Dispatch
 from deployments.router.requests import ParsedRequest, counts_usage
 from deployments.router.responder import Responder
-from deployments.router.stream import Annotate, EventStream, has_begun, is_error, tokens_in, usage_of
+from deployments.router.stream import (
+    Annotate,
+    EventStream,
+    Finish,
+    finish_of,
+    has_begun,
+    is_error,
+    tokens_in,
+    usage_of,
+)
 from deployments.router.upstream import ReplicaError
 
 _USAGE_PARSE_BYTES_MAX = 4 * 1024 * 1024
@@ -25,6 +34,7 @@ class Relayed:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int = 0
+    finish: Finish = Finish.WHOLE
     content_type: str = ""
     cacheable_body: bytes | None = None
     """The complete answer, if it is one to keep."""
@@ -94,6 +104,7 @@ class Relay:
                 raise ReplicaError(f"answer is not JSON: {error}", unreachable=False) from error
             usage = usage_of(answer)
             self._count(usage)
+            self.relayed.finish = finish_of(answer)
             if self._annotate is not None and usage is not None:
                 self._annotate(usage)
                 body = orjson.dumps(answer)
@@ -125,6 +136,7 @@ class Relay:
 
     async def _finish(self, events: EventStream, rest: bytes) -> None:
         self._count(events.usage())
+        self.relayed.finish = events.finish()
         if not self.relayed.output_tokens:
             self.relayed.output_tokens = events.events
         if not events.ended_well():

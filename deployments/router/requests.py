@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from cluster.config import TidemillConfig
+from cluster.entities.model_routing import Goal
 from cluster.entities.workload import Surface
 from deployments.router.errors import bad_request, model_not_found
 
@@ -22,6 +23,7 @@ class ParsedRequest:
     body: dict[str, Any]
     """The client's JSON with `model` replaced by the served model's name."""
     model: str
+    """The served model's name; while `goal` leaves it open, the name that the client asked for."""
     prompt: bytes
     """The prompt's text (or token ids) in order: for length and for prefix hashes."""
     prompt_tokens: int | None
@@ -29,6 +31,12 @@ class ParsedRequest:
     stream: bool
     max_output_tokens: int | None
     splittable: bool
+    goal: Goal | None = None
+    """What a client wants who leaves the model open; None if it named one, or one was chosen."""
+
+    def for_model(self, model: str) -> "ParsedRequest":
+        """The request with the model that was chosen for it."""
+        return replace(self, model=model, body={**self.body, "model": model}, goal=None)
 
     @property
     def wants_usage(self) -> bool:
@@ -44,7 +52,7 @@ def parse(raw: bytes, surface: Surface, config: TidemillConfig) -> ParsedRequest
         ApiError: 400 or 404, in words that say what would be right.
     """
     body = _object(raw, depth_max=config.gateway.json_depth_max)
-    model = _model(body, config)
+    model, goal = _model(body, surface, config)
     body["model"] = model
     stream = _typed(body, "stream", bool, "a boolean") or False
     max_output = None
@@ -67,6 +75,7 @@ def parse(raw: bytes, surface: Surface, config: TidemillConfig) -> ParsedRequest
         stream=stream,
         max_output_tokens=max_output,
         splittable=surface.generates and single and _one_plain_choice(body),
+        goal=goal,
     )
 
 
@@ -100,17 +109,21 @@ def _deeper_than(body: Any, depth_max: int) -> bool:
     return True
 
 
-def _model(body: dict[str, Any], config: TidemillConfig) -> str:
+def _model(body: dict[str, Any], surface: Surface, config: TidemillConfig) -> tuple[str, Goal | None]:
+    """The served model, or the name that leaves it open and with what goal."""
     asked = body.get("model")
     if asked is None:
-        return config.default_model
+        return config.default_model, None
     if not isinstance(asked, str):
         raise bad_request("`model` must be a string.", param="model")
     served = config.model_for(asked)
-    if served is None:
-        known = [*config.models, *(alias for entry in config.models.values() for alias in entry.aliases)]
-        raise model_not_found(asked, known)
-    return served
+    if served is not None:
+        return served, None
+    goal = config.goal_of(asked)
+    if goal is None:
+        raise model_not_found(asked, config.client_names)
+    # What generates nothing is not worth a choice.
+    return (asked, goal) if surface.generates else (config.default_model, None)
 
 
 def _typed(body: dict[str, Any], name: str, kind: type, words: str) -> Any:

@@ -4,7 +4,9 @@ The one thing that is taken out is the usage event that the router itself asked 
 not. Everything else is only looked at: whether tokens have begun, whether the engine gave up, how it ended.
 """
 
+import re
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -27,6 +29,29 @@ _ENDINGS = {
     Surface.MESSAGES: (b"event: message_stop",),
 }
 
+
+class Finish(StrEnum):
+    """Why an answer ended, whatever its surface calls it."""
+
+    WHOLE = "whole"
+    CUT = "cut"
+    """At a limit of tokens."""
+    REFUSED = "refused"
+    """Because of its content."""
+
+
+_FINISHES = {
+    "length": Finish.CUT,
+    "max_tokens": Finish.CUT,
+    "max_output_tokens": Finish.CUT,
+    "model_context_window_exceeded": Finish.CUT,
+    "content_filter": Finish.REFUSED,
+    "refusal": Finish.REFUSED,
+}
+
+
+# Quotes inside an answer's text are escaped, so that no answer can look like this.
+_FINISH_WORDS = re.compile(rb'"(?:finish_reason|stop_reason|reason)":\s?"([a-z_]+)"')
 
 Annotate = Callable[[dict[str, Any]], None]
 """Adds to the usage object that a client gets."""
@@ -97,6 +122,11 @@ class EventStream:
         endings = _ENDINGS.get(self._surface, (b"data: [DONE]",))
         return any(event.startswith(endings) for event in last)
 
+    def finish(self) -> Finish:
+        """Why the answer ended, by the last event that says it."""
+        found = _FINISH_WORDS.findall(self._tail)
+        return _FINISHES.get(found[-1].decode(), Finish.WHOLE) if found else Finish.WHOLE
+
     def usage(self) -> dict[str, Any] | None:
         """The usage that the engine reported, if the stream came to that."""
         for line in reversed(self._tail.split(b"\n")):
@@ -109,6 +139,20 @@ class EventStream:
                 if found is not None:
                     return found
         return None
+
+
+def finish_of(answer: Any) -> Finish:
+    """Why a whole answer ended."""
+    if not isinstance(answer, dict):
+        return Finish.WHOLE
+    incomplete = answer.get("incomplete_details")
+    choices = answer.get("choices")
+    words = [answer.get("stop_reason"), incomplete.get("reason") if isinstance(incomplete, dict) else None]
+    if isinstance(choices, list):
+        words += [choice.get("finish_reason") for choice in choices if isinstance(choice, dict)]
+    return next(
+        (_FINISHES[word] for word in words if isinstance(word, str) and word in _FINISHES), Finish.WHOLE
+    )
 
 
 def usage_of(answer: Any) -> dict[str, Any] | None:

@@ -22,7 +22,10 @@ class SemanticCache:
         """Load the encoder and open the port."""
         self._id = f"semantic-cache-{serve.get_replica_context().replica_id.unique_id}"
         self._service = CacheService(
-            config.semantic_cache, time.monotonic, body_bytes_max=config.gateway.body_bytes_max
+            config.semantic_cache,
+            time.monotonic,
+            body_bytes_max=config.gateway.body_bytes_max,
+            reads_texts=config.routes_models,
         )
         await self._service.start()
         self._http = HttpPort(self._service.app, host=own_host())

@@ -17,6 +17,7 @@ from deployments.semantic_cache.exact import EntryKey
 
 _NAME = re.compile(r"[\x21-\x7e]{1,256}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+_WAIT_S_MAX = 60.0
 
 
 async def read_body(request: Request, *, bytes_max: int) -> bytes:
@@ -72,8 +73,21 @@ def cache_query(data: Mapping[str, Any]) -> CacheQuery:
         model=_name(data.get("model"), "model"),
         key=_key(data.get("key"), "key"),
         text=text,
+        text_signals_wait_s=_seconds(data.get("text_signals_wait_s", 0.0), "text_signals_wait_s"),
         single_flight=single_flight,
     )
+
+
+def text_query(data: Mapping[str, Any]) -> tuple[str, float]:
+    """Text and patience of an asker who wants a text's signals and no answer.
+
+    Raises:
+        ApiError: A field is missing or of the wrong type.
+    """
+    text = data.get("text")
+    if not isinstance(text, str) or not text:
+        raise _wrong("text", "must be a string that is not empty")
+    return text, _seconds(data.get("wait_s"), "wait_s")
 
 
 def entry_key(headers: Mapping[str, str], *, tenant: str, model: str, key: str) -> EntryKey:
@@ -109,6 +123,12 @@ def _name(value: Any, field: str) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise _wrong(field, "must be 1 to 256 printable ASCII characters without spaces")
     return value
+
+
+def _seconds(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _WAIT_S_MAX:
+        raise _wrong(field, f"must be a number of seconds, 0 to {_WAIT_S_MAX:.0f}")
+    return float(value)
 
 
 def _key(value: Any, field: str) -> str:

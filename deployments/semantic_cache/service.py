@@ -5,6 +5,7 @@ All state belongs to one process and one event loop; nothing in a look-up awaits
 taking the lease.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -24,6 +25,7 @@ from deployments.messages import (
     CACHE_MODEL,
     CACHE_OUTCOME,
     CACHE_TENANT,
+    CACHE_TEXT_SIGNALS,
     CACHE_TIER,
 )
 from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
@@ -42,8 +44,10 @@ from deployments.semantic_cache.requests import (
     purge_scope,
     read_body,
     read_object,
+    text_query,
 )
 from deployments.semantic_cache.single_flight import Lease, LeaseMismatchError, SingleFlight, Waiter
+from deployments.semantic_cache.text_reader import TextReader
 
 _JSON = {"content-type": "application/json"}
 _CONTENT_TYPE_CHARS_MAX = 256
@@ -60,6 +64,7 @@ class CacheService:
         config: The deployment's section.
         now: Seconds on a clock that never goes backwards; ages are measured with it.
         body_bytes_max: Bound on JSON bodies; larger ones get 413 (`gateway.body_bytes_max` in a cluster).
+        reads_texts: Whether text signals may be asked for, which takes a second and 80 MB at the start.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class CacheService:
         now: Callable[[], float],
         *,
         body_bytes_max: int = 8 * 1024 * 1024,
+        reads_texts: bool = False,
     ) -> None:
         self._config = config
         self._now = now
@@ -75,6 +81,7 @@ class CacheService:
         self._exact = ExactTier(config.exact)
         self._flights = SingleFlight(config.exact)
         self._encoder = Encoder(config.encoder)
+        self._reader = TextReader(self._encoder) if reads_texts else None
         self._lookups = dict.fromkeys(LookupOutcome, 0)
         self.app = Starlette(
             routes=[
@@ -82,6 +89,7 @@ class CacheService:
                 Route("/store", self._store, methods=["POST"]),
                 Route("/release", self._release, methods=["POST"]),
                 Route("/purge", self._purge, methods=["POST"]),
+                Route("/text-signals", self._text_signals, methods=["POST"]),
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
                 Route("/stats", self._stats, methods=["GET"]),
                 Route("/metrics", self._metrics, methods=["GET"]),
@@ -107,6 +115,8 @@ class CacheService:
                 "the semantic tier is not built yet; set semantic_cache.semantic.enabled: false"
             )
         await self._encoder.load()
+        if self._reader is not None:
+            await self._reader.load()
 
     async def close(self) -> None:
         """Lets all who wait compute for themselves and ends the encoder's thread."""
@@ -119,14 +129,36 @@ class CacheService:
         entry = self._exact.get(key, now_s=self._now())
         if entry is not None:
             return self._hit(entry, LookupOutcome.HIT)
+        read = None
+        if query.text and query.text_signals_wait_s > 0:
+            # Before the lease is taken, which must not be lost with an asker who leaves meanwhile.
+            read = await self._read(query.text, wait_s=query.text_signals_wait_s)
+            entry = self._exact.get(key, now_s=self._now())
+            if entry is not None:
+                return self._hit(entry, LookupOutcome.HIT)
         # A semantic tier is asked here, before anybody is made to wait.
         turn = self._flights.ask(key) if query.single_flight else None
         if not isinstance(turn, Waiter):
-            return self._miss(turn)
+            return self._miss(turn, read)
         outcome = await self._flights.wait(turn, gone=_departure(request))
         if isinstance(outcome, Entry):
             return self._hit(outcome, LookupOutcome.SHARED)
-        return self._miss(outcome)
+        return self._miss(outcome, read)
+
+    async def _text_signals(self, request: Request) -> Response:
+        text, wait_s = text_query(await read_object(request, bytes_max=self._body_bytes_max))
+        read = await self._read(text, wait_s=wait_s)
+        return Response(status_code=204, headers={} if read is None else {CACHE_TEXT_SIGNALS: read})
+
+    async def _read(self, text: str, *, wait_s: float) -> str | None:
+        """A text's signals for a header; None if they do not come in time. The asker goes on without them."""
+        if self._reader is None or not self._encoder.is_loaded:
+            return None
+        try:
+            async with asyncio.timeout(wait_s):
+                return (await self._reader.read(text)).to_header()
+        except (EncoderBusyError, TimeoutError):
+            return None
 
     async def _store(self, request: Request) -> Response:
         key = entry_key(request.headers, tenant=CACHE_TENANT, model=CACHE_MODEL, key=CACHE_KEY)
@@ -221,9 +253,11 @@ class CacheService:
             },
         )
 
-    def _miss(self, lease: Lease | None) -> Response:
+    def _miss(self, lease: Lease | None, read: str | None) -> Response:
         self._lookups[LookupOutcome.MISS] += 1
         headers = {CACHE_OUTCOME: "miss"}
+        if read is not None:
+            headers[CACHE_TEXT_SIGNALS] = read
         if lease is not None:
             headers[CACHE_LEASE] = lease.token
         return Response(status_code=204, headers=headers)

@@ -22,7 +22,7 @@ from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaRepo
 from deployments.engine.simulated import SimulatedApp
 from deployments.http_port import HttpPort, free_port
 from deployments.messages import SEMANTIC_CACHE, FleetState, ServiceReport
-from deployments.router import generation
+from deployments.router import engine_answer
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.semantic_cache.service import CacheService
@@ -375,7 +375,7 @@ def _engine_that(
 async def start_cluster(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """Starts clusters: changes to the configuration, what stands in for which engine ("closed": nobody)."""
     # What is tested is that others are asked, not how patiently.
-    monkeypatch.setattr(generation, "_BACK_OFF_S", 0.01)
+    monkeypatch.setattr(engine_answer, "_BACK_OFF_S", 0.01)
     monkeypatch.setattr(uvicorn.server, "asyncio", _HurriedAsyncio())
     async with _Site() as site:
         site.push_async_callback(site.stop_ports)

@@ -176,13 +176,15 @@ class ScoredPolicy(Generic[StateT]):
         now_s: float,  # noqa: ARG002
     ) -> ScoredState[StateT]:
         """One more outcome; see the interface."""
-        usage = with_outcome(state.usage, outcome, window=self._window, models_max=self._models_max)
+        usage = state.usage
+        if not outcome.counted:
+            usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
         scorer = state.scorer
         if outcome.quality is not None:
             burden = self._burden_of(outcome, usage)
             scorer = self._scorer.learn(scorer, outcome.signals, outcome.model, outcome.quality, burden)
         pacer = state.pacer
-        if self._pacer.active:
+        if self._pacer.active and not outcome.counted:
             pacer = self._pacer.learn(
                 pacer, outcome, self._row(outcome, scorer, usage), self._scorer.tendency
             )
