@@ -112,14 +112,14 @@ class LinearConfig(Section):
     """Expected of every model before the first judged answer; later models start from the mean of those
     there are."""
 
-    forgetting: float = Field(default=0.997, gt=0.9, le=1)
+    forgetting: float = Field(default=0.999, gt=0.9, le=1)
     """Weight of an answer falls by this factor with every judged answer after it; 1 forgets nothing (and
     `ridge` never does)."""
 
     inflation_max: float = Field(default=20.0, ge=1)
     """Uncertainty of a model that was not asked for long grows at most by this factor."""
 
-    alpha: float = Field(default=0.05, ge=0)
+    alpha: float = Field(default=0.1, ge=0)
     """`linucb`: standard deviations that uncertainty adds to a score."""
 
     noise: float = Field(default=0.25, gt=0)
@@ -233,9 +233,16 @@ class ModelRoutingConfig(Section):
     budgets: BudgetsConfig = BudgetsConfig()
     cascade: CascadeConfig = CascadeConfig()
 
-    exploration_share: float = Field(default=0.02, ge=0, le=1)
+    exploration_share: float = Field(default=0.01, ge=0, le=1)
     """Share of requests whose model is drawn uniformly, whatever it scores, so that other policies can be
     evaluated on the log; for `cluster`, `ridge`, `linucb`, `thompson` and `pheromone`."""
+
+    trial_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of requests that goes to models with fewer than `trial_answers` judged answers while there are any,
+    whatever they score: one bad first answer must not be the last. For the same policies and `epsilon`."""
+
+    trial_answers: int = Field(default=12, ge=0)
+    """Judged answers after which a model has been tried."""
 
     window_answers: int = Field(default=64, ge=8, le=4096)
     """Latest answers of each model from which its price, energy and time are learnt."""

@@ -34,6 +34,7 @@ _PRICE_SPAN = (1e-5, 1e6)
 _DEBT_HORIZONS_MAX = 10.0
 """Debts beyond are forgiven, so that one bad day does not starve a week."""
 _EXPLORATION_BUDGET_SHARE = 0.05
+_TRIAL_BUDGET_SHARE = 0.2
 _NEVER = -1e9
 """Score of a model on a request from before it was known."""
 
@@ -117,14 +118,23 @@ class BudgetPacer:
 
     def uniform_share(self, share: float, tenant: str, need: Needs, affordable: NDArray[np.bool_]) -> float:
         """The share of requests for exploration that a small part of the budgets pays for."""
+        return self._paid_share(share, tenant, need, affordable, _EXPLORATION_BUDGET_SHARE)
+
+    def trial_share(self, share: float, tenant: str, need: Needs, untried: NDArray[np.bool_]) -> float:
+        """The share of requests for models about which little is known; a larger part pays for it."""
+        return self._paid_share(share, tenant, need, untried, _TRIAL_BUDGET_SHARE)
+
+    def _paid_share(
+        self, share: float, tenant: str, need: Needs, models: NDArray[np.bool_], budget_share: float
+    ) -> float:
         for _, budget in self._budgets(tenant):
             for limit, cost in (
                 (budget.usd_per_request, need.cost_usd),
                 (budget.j_per_request, need.energy_j),
             ):
-                mean = float(cost[affordable].mean())
+                mean = float(cost[models].mean())
                 if limit is not None and mean > 0:
-                    share = min(share, _EXPLORATION_BUDGET_SHARE * limit / mean)
+                    share = min(share, budget_share * limit / mean)
         return share
 
     def learn(

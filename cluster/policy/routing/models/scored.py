@@ -4,7 +4,8 @@ A scorer knows only how good a model's answer would be; everything else is here,
 and logged propensities mean the same with every scorer.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -28,6 +29,9 @@ from cluster.policy.routing.models.usage import (
 
 StateT = TypeVar("StateT")
 Numbers = NDArray[np.float64]
+
+_UNJUDGED_PER_TRIAL = 10
+"""Where few answers are judged, a trial ends after so many times the answers that should have been."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,8 @@ class ScoredState(Generic[StateT]):
     """What a scorer has learnt, what answers took, and what the pacer has spent."""
 
     scorer: StateT
+    judged: Mapping[str, int]
+    """Judged answers by model; the one that was silent longest stands first."""
     usage: Usage
     pacer: PacerState
 
@@ -108,8 +114,12 @@ class ScoredPolicy(Generic[StateT]):
         self._goals = config.goals
         self._window = config.window_answers
         self._models_max = config.models_max
+        self._trial_share = config.trial_share
+        self._trial_answers = config.trial_answers
         self._pacer = BudgetPacer(config.budgets)
-        self._initial = ScoredState(scorer=scorer.initial(), usage=Usage(), pacer=self._pacer.initial())
+        self._initial = ScoredState(
+            scorer=scorer.initial(), judged={}, usage=Usage(), pacer=self._pacer.initial()
+        )
         if warm_start is not None:
             # what was spent elsewhere is not owed here
             self._initial = replace(self.from_json(warm_start), pacer=self._pacer.initial())
@@ -128,7 +138,12 @@ class ScoredPolicy(Generic[StateT]):
         usage = Usage()
         for outcome in outcomes:
             usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
-        return ScoredState(scorer=self._scorer.fitted(examples), usage=usage, pacer=self._pacer.initial())
+        return ScoredState(
+            scorer=self._scorer.fitted(examples),
+            judged=Counter(model for example in examples for model in example.quality),
+            usage=usage,
+            pacer=self._pacer.initial(),
+        )
 
     def choose(
         self,
@@ -151,13 +166,7 @@ class ScoredPolicy(Generic[StateT]):
         scores = self._scores(signals.goal, found, need)
         prices = self._pacer.prices(state.pacer, signals.tenant)
         paced = scores - prices.usd * need.cost_usd - prices.j * need.energy_j
-        affordable = self._pacer.affordable(state.pacer, signals.tenant, need)
-        chances = np.zeros(len(models))
-        within = Expected(quality=found.quality[affordable], width=found.width[affordable])
-        share = self._pacer.uniform_share(
-            self._scorer.uniform_share(state.scorer), signals.tenant, need, affordable
-        )
-        chances[affordable] = with_uniform_share(self._scorer.chances(paced[affordable], within), share)
+        chances = self._chances(signals.tenant, models, state, found, need, paced)
         index = drawn(chances, draw)
         return ModelChoice(
             model=models[index],
@@ -179,16 +188,17 @@ class ScoredPolicy(Generic[StateT]):
         usage = state.usage
         if not outcome.counted:
             usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
-        scorer = state.scorer
+        scorer, judged = state.scorer, state.judged
         if outcome.quality is not None:
             burden = self._burden_of(outcome, usage)
             scorer = self._scorer.learn(scorer, outcome.signals, outcome.model, outcome.quality, burden)
+            judged = self._judged(judged, outcome.model)
         pacer = state.pacer
         if self._pacer.active and not outcome.counted:
             pacer = self._pacer.learn(
                 pacer, outcome, self._row(outcome, scorer, usage), self._scorer.tendency
             )
-        return ScoredState(scorer=scorer, usage=usage, pacer=pacer)
+        return ScoredState(scorer=scorer, judged=judged, usage=usage, pacer=pacer)
 
     def to_json(self, state: ScoredState[StateT]) -> bytes:
         """Everything, the pacer's window included."""
@@ -196,6 +206,7 @@ class ScoredPolicy(Generic[StateT]):
             self._scorer.name,
             {
                 "scorer": self._scorer.fields(state.scorer),
+                "judged": list(state.judged.items()),
                 "usage": usage_fields(state.usage),
                 "pacer": self._pacer.fields(state.pacer),
             },
@@ -206,6 +217,7 @@ class ScoredPolicy(Generic[StateT]):
         fields = decode_state(self._scorer.name, data)
         return ScoredState(
             scorer=self._scorer.from_fields(entry(fields, "scorer", dict)),
+            judged=_judged_from(entry(fields, "judged", list)),
             usage=usage_from(entry(fields, "usage", dict), window=self._window),
             pacer=self._pacer.from_fields(entry(fields, "pacer", dict)),
         )
@@ -214,12 +226,46 @@ class ScoredPolicy(Generic[StateT]):
         weights = _weights(self._goals, goal)
         return self._scorer.scores(found.quality, weights.quality, _burden(weights, need))
 
+    def _chances(
+        self,
+        tenant: str,
+        models: Sequence[str],
+        state: ScoredState[StateT],
+        found: Expected,
+        need: Needs,
+        paced: Numbers,
+    ) -> Numbers:
+        """The scorer's chances among what is affordable, with the shares for exploration and trials."""
+        affordable = self._pacer.affordable(state.pacer, tenant, need)
+        share = self._scorer.uniform_share(state.scorer)
+        share = self._pacer.uniform_share(share, tenant, need, affordable)
+        within = Expected(quality=found.quality[affordable], width=found.width[affordable])
+        chances = np.zeros(len(models))
+        chances[affordable] = with_uniform_share(self._scorer.chances(paced[affordable], within), share)
+        untried = affordable & np.array([self._is_untried(model, state) for model in models])
+        if not untried.any():
+            return chances
+        trial = self._pacer.trial_share(self._trial_share, tenant, need, untried)
+        return np.asarray((1 - trial) * chances + trial * untried / untried.sum())
+
+    def _is_untried(self, model: str, state: ScoredState[StateT]) -> bool:
+        used = state.usage.models.get(model)
+        answers = used.count if used is not None else 0
+        judged = state.judged.get(model, 0)
+        return judged < self._trial_answers and answers < _UNJUDGED_PER_TRIAL * self._trial_answers
+
+    def _judged(self, judged: Mapping[str, int], model: str) -> dict[str, int]:
+        counts = {name: count for name, count in judged.items() if name != model}
+        while len(counts) >= self._models_max:
+            del counts[next(iter(counts))]
+        return {**counts, model: judged.get(model, 0) + 1}
+
     def _burden_of(self, outcome: ModelOutcome, usage: Usage) -> float:
         """What the answering model's answers take, on the scale of all known models."""
         models = sorted(usage.models)
         need = needs(usage, [ModelCandidate(model=model) for model in models])
         weighed = _burden(_weights(self._goals, outcome.signals.goal), need)
-        return float(weighed[models.index(outcome.model)])
+        return float(weighed[models.index(outcome.model)]) if outcome.model in usage.models else 0.0
 
     def _row(self, outcome: ModelOutcome, scorer: StateT, usage: Usage) -> PacedRow:
         """What the known models would have scored and taken on the request of an outcome."""
@@ -229,6 +275,13 @@ class ScoredPolicy(Generic[StateT]):
         found = self._scorer.expected(outcome.signals, models, scorer)
         scores = self._scores(outcome.signals.goal, found, need)
         return PacedRow(models=models, scores=scores, cost_usd=need.cost_usd, energy_j=need.energy_j)
+
+
+def _judged_from(pairs: list[Any]) -> dict[str, int]:
+    try:
+        return {str(model): int(count) for model, count in pairs}
+    except (TypeError, ValueError) as error:
+        raise ValueError("state: judged should hold a number for each model") from error
 
 
 def _burden(weights: WeightsConfig, need: Needs) -> Numbers:
