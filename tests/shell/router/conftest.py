@@ -22,6 +22,7 @@ from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaRepo
 from deployments.engine.simulated import SimulatedApp
 from deployments.http_port import HttpPort, free_port
 from deployments.messages import SEMANTIC_CACHE, FleetState, ServiceReport
+from deployments.model_learning.service import ModelLearner
 from deployments.router import engine_answer
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
@@ -127,6 +128,7 @@ class LittleCluster:
     http: aiohttp.ClientSession
     engines: dict[str, Engine] = field(default_factory=dict)
     cache: CacheService | None = None
+    learner: ModelLearner | None = None
     services: tuple[ServiceReport, ...] = ()
     version: int = 0
 
@@ -299,7 +301,9 @@ async def _start_engine(config: TidemillConfig, pool: str, name: str, stand_in: 
 
 
 async def _start_cache(cluster: LittleCluster, site: _Site, *, encoder: bool) -> None:
-    service = CacheService(cluster.config.semantic_cache, time.monotonic)
+    service = CacheService(
+        cluster.config.semantic_cache, time.monotonic, reads_texts=cluster.config.routes_models
+    )
     if encoder:
         await service.start()
     site.push_async_callback(service.close)
@@ -320,7 +324,9 @@ async def _start(
     draw: float | None = None,
 ) -> LittleCluster:
     config = config_with(changes or {})
-    core = RouterCore(config, RouterSettings(state_dir=state_dir, admin_key=ADMIN_KEY), router_id="r")
+    learner = ModelLearner(config, state_dir) if config.routes_models else None
+    settings = RouterSettings(state_dir=state_dir, admin_key=ADMIN_KEY)
+    core = RouterCore(config, settings, router_id="r", learner=learner)
     if draw is not None:
         # 0 decides every tie for the replica whose name comes first.
         core.draw = lambda: draw  # type: ignore[method-assign]
@@ -328,7 +334,7 @@ async def _start(
     site.push_async_callback(core.close)
     http = await site.enter_async_context(aiohttp.ClientSession())
     router = await site.serve(CountingApp(RouterApp(core)))
-    cluster = LittleCluster(config, core, router, http)
+    cluster = LittleCluster(config, core, router, http, learner=learner)
     for pool, settings in config.pools.items():
         for number in range(settings.replicas.start):
             name = f"{pool}-{number}"

