@@ -262,6 +262,53 @@ def replay(
     )
 
 
+@app.command()
+def evaluate(
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="A router's decision log, or the folder of all routers'.")
+    ],
+    policy: Annotated[str, typer.Option("--policy", help="The model-routing policy to judge.")],
+    outcomes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--outcomes",
+            metavar="FILE",
+            help="What came of the choices: JSON lines with decision_id and reward, or the learner's folder; "
+            "repeatable.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Configuration of the policy and its models.")
+    ] = None,
+    learn_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.95, help="Share of the log that a learning policy learns from; the rest judges it."
+        ),
+    ] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Estimate what another model-routing policy would have reached on logged traffic.
+
+    Exit status 1 if the log and the policy overlap too little to tell.
+    """
+    from operators.cli.evaluate import evaluate as run  # noqa: PLC0415 - as above
+
+    _guarded(
+        lambda: run(
+            log,
+            policy=policy,
+            outcomes=outcomes or [],
+            config_path=config,
+            learn_share=learn_share,
+            seed=seed,
+            json_output=json_output,
+        ),
+        json_output=json_output,
+    )
+
+
 def _guarded(run: Callable[[], int | None], *, json_output: bool) -> None:
     """Run a command; a failure it knows becomes one line and an exit status."""
     try:
