@@ -46,8 +46,10 @@ class ObjectiveConfig(Section):
 class ForecastConfig(Section):
     """What demand is expected when a replica that is asked for now would be ready."""
 
-    band_sigmas: float = Field(default=0.2, ge=0, le=6)
-    """Width of the uncertainty band above the expected demand, in standard deviations of past errors."""
+    band_sigmas: float = Field(default=0.0, ge=0, le=6)
+    """Width of the uncertainty band above the expected demand, in standard deviations of past errors. 0
+    leaves the margin to `damping.scale_down_window_s`: a fleet that is kept for the most work of some minutes
+    is ready for what the next ones scatter."""
 
     half_life_s: float = Field(default=300.0, gt=0)
     """Age at which an observation counts half."""
@@ -78,8 +80,8 @@ class DampingConfig(Section):
     step_down_max: int = Field(default=8, ge=1)
     """Replicas that one decision may take from a pool."""
 
-    dead_band: float = Field(default=0.08, ge=0, lt=1)
-    """Demand that is less than this share below what was planned for changes nothing."""
+    dead_band: float = Field(default=0.15, ge=0, lt=1)
+    """Work that is less than this share below what was planned for changes nothing."""
 
     tolerance: float = Field(default=0.05, ge=0, le=1)
     """A cheaper mix of pools is taken only if it saves at least this share of the plan's cost."""

@@ -234,10 +234,10 @@ class ProvisionerState:
     """By `model/workload_class`."""
     pools: dict[str, PoolMemory] = field(default_factory=dict)
     peaks: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
-    """By model: (instant, arrivals per second to be ready for) within the scale-down window, oldest first,
-    without those that a later and larger one makes irrelevant."""
-    planned_per_s: dict[str, float] = field(default_factory=dict)
-    """By model: arrivals per second that the last plan was made for."""
+    """By model: (instant, work to be ready for) within the scale-down window, oldest first, without those
+    that a later and larger one makes irrelevant."""
+    planned_work: dict[str, float] = field(default_factory=dict)
+    """By model: what the last plan was made for, in engine seconds per second on one of its pools."""
     made_tokens: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By model: output tokens that its engines made, and those of the answers that ended, over the time of
     the last few answers."""

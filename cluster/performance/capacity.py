@@ -228,6 +228,7 @@ def within(
     *,
     rate_per_s: float,
     work: Work,
+    replicas: int,
 ) -> bool:
     """Whether a replica holds everything it has to at an operating point."""
     if point.utilisation >= 1.0 or point.batch > performance.sequences_max:
@@ -238,22 +239,23 @@ def within(
         return True
     if point.tpot_s > objective.tpot_s:
         return False
-    if _kv_tokens_high(point, objective) > _KV_SHARE * performance.kv_tokens_max:
+    if _kv_tokens_high(point, objective, replicas) > _KV_SHARE * performance.kv_tokens_max:
         return False
     step_s = point.batch / (rate_per_s * mix.output_tokens) if rate_per_s > 0 else 0.0
     prompts = rate_per_s * mix.uncached_tokens * step_s if work is Work.WHOLE else 0.0
     return prompts + point.batch <= performance.batch_tokens_max
 
 
-def _kv_tokens_high(point: OperatingPoint, objective: Objective) -> float:
-    """What the KV cache holds at the wanted quantile: a Poisson number of requests of scattered contexts.
+def _kv_tokens_high(point: OperatingPoint, objective: Objective, replicas: int) -> float:
+    """What a KV cache holds at the wanted quantile: a Poisson number of requests of scattered contexts.
 
-    On average is not enough: requests wait or are preempted whenever one replica's happen to be long.
+    On average is not enough: requests wait or are preempted whenever those under way happen to be long. But
+    routers count KV caches, so that the replicas of a pool scatter together and not each for itself.
     """
     if point.batch <= 0.0:
         return point.kv_tokens
     z = NormalDist().inv_cdf(objective.attainment)
-    return point.kv_tokens * (1.0 + z * math.sqrt((1.0 + _CONTEXT_SPREAD2) / point.batch))
+    return point.kv_tokens * (1.0 + z * math.sqrt((1.0 + _CONTEXT_SPREAD2) / (point.batch * replicas)))
 
 
 @lru_cache(maxsize=8192)
@@ -284,7 +286,7 @@ def rate_max(
             work=work,
             attainment=objective.attainment,
         )
-        return within(performance, mix, point, objective, rate_per_s=rate_per_s, work=work)
+        return within(performance, mix, point, objective, rate_per_s=rate_per_s, work=work, replicas=replicas)
 
     each_s = request_s(performance, mix, work)
     # Where neither prompts nor sequences cost time beyond the step, the batch alone is the limit.

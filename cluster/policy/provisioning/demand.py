@@ -15,6 +15,8 @@ from cluster.entities.fleet import (
     SeriesMemory,
 )
 from cluster.entities.pool import Role
+from cluster.performance.capacity import request_s
+from cluster.policy.provisioning.carrying import mix_of
 from cluster.policy.provisioning.damping import hold_after_peak_s, stabilised, steady
 from cluster.policy.provisioning.forecast import forecast_class, lengthened, recent_half_life_s
 from cluster.policy.workload_class import workload_classes
@@ -141,28 +143,40 @@ def _horizon_s(snapshot: FleetSnapshot, model: str, config: TidemillConfig) -> f
     return max(settings.forecast.horizon_s_min, max(starts_s, default=0.0) + settings.period_s)
 
 
+def _work(snapshot: FleetSnapshot, model: str, classes: Sequence[ClassForecast]) -> float:
+    """Engine seconds per second that the forecasts ask for, were one of the model's pools to serve all."""
+    performance = next(
+        pool.performance for pool in snapshot.pools if pool.model == model and (pool.role is not Role.PREFILL)
+    )
+    return sum(found.arrivals_per_s * request_s(performance, mix_of(found)) for found in classes)
+
+
 def held_demand(
     snapshot: FleetSnapshot,
     forecasts: Sequence[ClassForecast],
     state: ProvisionerState,
     config: TidemillConfig,
 ) -> tuple[list[ClassForecast], dict[str, tuple[tuple[float, float], ...]], dict[str, float]]:
-    """Forecasts lifted to the highest demand of the scale-down window, and what to remember of it."""
+    """Forecasts lifted to the most work of the scale-down window, and what to remember of it.
+
+    Work is held, not arrivals: what a request asks for is known as roughly as how many come, and a plan that
+    follows every estimate of it starts and drains a replica a minute.
+    """
     damping = config.provisioning.damping
     planned: dict[str, float] = {}
     held: list[ClassForecast] = []
     peaks: dict[str, tuple[tuple[float, float], ...]] = {}
     for model in sorted({found.model for found in forecasts}):
         classes = [found for found in forecasts if found.model == model]
-        demand = sum(found.arrivals_per_s for found in classes)
+        work = _work(snapshot, model, classes)
         hold_s = hold_after_peak_s((pool for pool in snapshot.pools if pool.model == model), damping)
         peak, peaks[model] = stabilised(
-            state.peaks.get(model, ()), demand, now_s=snapshot.observed_at_s, hold_s=hold_s
+            state.peaks.get(model, ()), work, now_s=snapshot.observed_at_s, hold_s=hold_s
         )
-        planned[model] = steady(state.planned_per_s.get(model), peak, damping.dead_band)
-        if demand <= 0:
+        planned[model] = steady(state.planned_work.get(model), peak, damping.dead_band)
+        if work <= 0:
             # Silent for a whole window: there is nothing left to hold.
             planned[model], peaks[model] = 0.0, ()
-        lift = planned[model] / demand if demand > 0 else 1.0
+        lift = planned[model] / work if work > 0 else 1.0
         held += [replace(found, arrivals_per_s=found.arrivals_per_s * lift) for found in classes]
     return held, peaks, planned

@@ -15,7 +15,7 @@ from cluster.entities.fleet import ClassDemand, ClassForecast, SeriesMemory
 
 _RECENT_SHARE = (0.05, 0.5)
 """Half-life of "recent", as a part of the line's: at least and at most."""
-_ANSWERS = 2.0
+_ANSWERS = 4.0
 """Half-life of "recent" in mean answers: long answers, most of the work, take longer than the mean."""
 _JUMP_SIGMAS = 4.0
 _WINDOWS_BEFORE_JUMP = 4.0

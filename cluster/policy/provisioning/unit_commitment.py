@@ -51,7 +51,7 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
             pool, memories[pool.pool], config, now_s=now_s, stale=_is_stale(snapshot, pool, config)
         )
     cap_w = config.provisioning.power_cap_w(now_s)
-    held, peaks, planned_per_s = held_demand(snapshot, forecasts, state, config)
+    held, peaks, planned_work = held_demand(snapshot, forecasts, state, config)
     seated = {}
     for model in {pool.model for pool in snapshot.pools}:
         # Held like demand: else every dip in it would cost the replicas that the next rise needs.
@@ -84,7 +84,7 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
             series=series,
             pools={name: target.memory for name, target in targets.items()},
             peaks=peaks,
-            planned_per_s=planned_per_s,
+            planned_work=planned_work,
             made_tokens=made_tokens,
             demand_seen_until_s=max(state.demand_seen_until_s, snapshot.demand.ended_at_s),
             plan=plan,

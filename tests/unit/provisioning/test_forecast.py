@@ -155,7 +155,7 @@ def _asked(memory, *, output_tokens, windows, at_s, per_s=5, period_s=10.0):
 def test_answers_that_become_longer_are_believed_within_minutes():
     memory, before, at_s = _asked(SeriesMemory(), output_tokens=500, windows=200, at_s=0.0)
     assert before.output_tokens == pytest.approx(500)
-    _, after, _ = _asked(memory, output_tokens=1500, windows=18, at_s=at_s)
+    _, after, _ = _asked(memory, output_tokens=1500, windows=24, at_s=at_s)
     assert 1200 < after.output_tokens <= 1500
     assert after.context_tokens > before.context_tokens * 1.8
 
