@@ -15,6 +15,8 @@ from cluster.entities.model_routing import FeedbackSource, ModelOutcome
 from cluster.replay.codec import DecisionLogError
 from cluster.replay.requests import from_json
 
+CHOICES_MAX = 50_000
+"""The newest choices of a log that are read; with their embeddings they are 0.6 GB in memory."""
 _SOURCES = (FeedbackSource.CALLER, FeedbackSource.JUDGE, FeedbackSource.AUTOMATIC)
 """The most trusted first: whose judgement of an answer counts if several judged it."""
 
@@ -69,7 +71,8 @@ class ModelLog:
 def read_model_log(files: Iterable[tuple[str, Iterable[str]]]) -> ModelLog:
     """Everything that some files say of choices of models and their outcomes.
 
-    A last line without its line break that is not valid JSON was being written, and is skipped.
+    A last line without its line break that is not valid JSON was being written, and is skipped. Of more than
+    `CHOICES_MAX` choices the newest are read.
 
     Args:
         files: name and lines of each, as an open text file gives them.
@@ -85,8 +88,15 @@ def read_model_log(files: Iterable[tuple[str, Iterable[str]]]) -> ModelLog:
                 _take(data, choices, outcomes)
             except (ValueError, KeyError, TypeError) as error:
                 raise DecisionLogError(f"{name}, line {number}: {_words(error)}") from error
+            if len(choices) >= 2 * CHOICES_MAX:
+                choices = dict(_newest(choices))
+    return ModelLog(choices=_newest(choices), outcomes=outcomes)
+
+
+def _newest(choices: Mapping[str, ModelDecision]) -> tuple[tuple[str, ModelDecision], ...]:
+    """Oldest first."""
     ordered = sorted(choices.items(), key=lambda entry: (entry[1].decided_at_s, entry[0]))
-    return ModelLog(choices=tuple(ordered), outcomes=outcomes)
+    return tuple(ordered[-CHOICES_MAX:])
 
 
 def _take(

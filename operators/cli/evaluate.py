@@ -202,21 +202,18 @@ def _as_json(findings: Findings) -> dict[str, Any]:
 
 def _as_text(findings: Findings) -> str:
     learnt = f"; learnt from the first {findings.learnt_from}" if findings.learnt_from else ""
-    head = (
-        f"{findings.policy} on {findings.choices} requests that left the model open, {findings.judged} judged"
-    )
-    columns = f"{'mean per request':18}{'requests':>9}  {'log':26}{'SNIPS':26}{'DR':26}IPS"
-    lines = [head + learnt, "", columns]
+    asked = f"{findings.choices} requests that left the model open, {findings.judged} judged"
+    lines = [f"{findings.policy} on {asked}{learnt}"]
     for metric, found in findings.by_metric.items():
-        shown = "".join(f"{_interval(part):26}" for part in (found.logged, found.snips, found.dr, found.ips))
-        lines.append(f"{metric:18}{found.requests:>9}  {shown}".rstrip())
-    lines.append("")
-    lines += [f"{metric}: {_overlap(found)}" for metric, found in findings.by_metric.items()]
+        lines += ["", f"{metric}, mean of {found.requests} requests, with 95 % intervals"]
+        parts = {"log": found.logged, "SNIPS": found.snips, "DR": found.dr, "IPS": found.ips}
+        lines += [f"  {name:6}{part.value:10.4g}  {_interval(part)}" for name, part in parts.items()]
+        lines.append(f"  {_overlap(found)}")
     return "\n".join(lines)
 
 
 def _interval(part: Interval) -> str:
-    return f"{part.value:.4g} [{part.low:.4g}, {part.high:.4g}]"
+    return f"[{part.low:.4g}, {part.high:.4g}]"
 
 
 def _overlap(found: PolicyEvaluation) -> str:
