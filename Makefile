@@ -25,10 +25,10 @@ lint: venv
 	$(BIN)/mypy cluster deployments operators load_tests
 
 check: lint ## The fast loop: lints, types, architecture, tests without engines
-	$(BIN)/pytest -q tests -m "not ray and not engine"
+	$(BIN)/pytest -q -n auto --dist worksteal tests -m "not ray and not engine"
 
-test: lint ## Everything: check's lints and the whole test suite
-	$(BIN)/pytest -q tests
+test: check ## Everything: check, then the tests that need Ray and engines
+	$(BIN)/pytest -q tests -m "ray or engine"
 
 lock: venv ## Make the pinned requirements anew (needs uv)
 	$(BIN)/python requirements/lock.py

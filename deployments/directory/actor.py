@@ -121,6 +121,8 @@ def start_directory() -> None:
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
+        # On the head: anywhere else it would keep a node awake that the fleet wants to let go.
+        resources={"node:__internal_head__": 0.001},
         max_restarts=-1,
         max_concurrency=10_000,
     ).remote()
