@@ -163,20 +163,26 @@ def _policy(name: str, config_path: Path | None, log: ModelLog) -> tuple[ModelPo
     """The policy, and whether it learns; over the configured models, or over those of the log."""
     if name not in get_args(ModelPolicyName):
         raise CliError(f"no policy {name!r}; there are {', '.join(get_args(ModelPolicyName))}", exit_code=2)
-    routing, models = ModelRoutingConfig(), _models(log)
+    routing, models, warm_start = ModelRoutingConfig(), _models(log), None
     if config_path is not None:
         try:
             config = load_config(config_path)
+            learnt = config.routing.learning.warm_start
+            # It is a state of the configured policy, which is not always the one to judge.
+            if learnt and config.routing.models.policy == name:
+                warm_start = Path(learnt).read_bytes()
         except (OSError, ConfigError) as error:
             raise CliError(f"{config_path}: {error}", exit_code=2) from error
         routing, models = config.routing.models, tuple(config.models)
     try:
         chosen = ModelRoutingConfig.model_validate({**routing.model_dump(), "policy": name})
+        policy = model_policy(chosen, models, warm_start=warm_start)
     except ValidationError as error:
         raise CliError(
             f"routing.models with policy {name}: {error.errors()[0]['msg']}", exit_code=2
         ) from error
-    policy = model_policy(chosen, models)
+    except ValueError as error:
+        raise CliError(f"{name}: {error}", exit_code=2) from error
     return policy, policy.initial() is not None
 
 
