@@ -6,20 +6,23 @@ wrong one, so that the log's own mean says nothing about a policy that chooses t
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import yaml
 
+from cluster.config.model_learning import ModelLearningConfig
 from cluster.config.model_routing import CategoryMapConfig, ModelRoutingConfig
 from cluster.entities.decision import DecisionRecord, ModelDecision
-from cluster.entities.model_routing import Goal, ModelCandidate, ModelChoice, ModelSignals
+from cluster.entities.model_routing import FeedbackSource, Goal, ModelCandidate, ModelChoice, ModelSignals
 from cluster.entities.timeline import Timeline
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.routing.models.evaluation import Overlap
 from cluster.policy.routing.models.policies import model_policy
 from cluster.replay import to_json
 from cluster.replay.model_choices import LoggedOutcome, ModelLog
+from deployments.model_learning.state import Feedback, LearnerState
+from deployments.model_learning.store import LearnerStore
 from operators.cli.console import CliError
 from operators.cli.evaluate import evaluate, findings_of
 
@@ -246,6 +249,24 @@ def test_one_folder_may_hold_logs_and_outcomes(files, capsys):
     (files / "rewards.json-lines").rename(files / "rewards.jsonl")
     assert run(files, config_path=files / "c.yaml") == 0
     assert json.loads(capsys.readouterr().out)["judged"] == 600
+
+
+def test_reads_the_learners_own_journals(files, capsys):
+    made = traffic(1, 600)
+    store = LearnerStore(files / "learnt", "linucb", ModelLearningConfig(journal_events_max=500))
+    learner = LearnerState(experts(), pending_max=1000, window_s=1e6)
+    for decision_id, decision in made.decisions:
+        known = made.log().outcome(decision_id, decision)
+        judged = Feedback(
+            decision_id=decision_id, reward=known.quality, source=FeedbackSource.CALLER, at_s=known.at_s
+        )
+        store.append([replace(known, quality=None), judged])
+        if store.is_full:
+            store.save(learner)
+    run(files / "r.jsonl", outcomes=[files / "rewards.json-lines"], config_path=files / "c.yaml")
+    by_lines = json.loads(capsys.readouterr().out)
+    run(files / "r.jsonl", outcomes=[files / "learnt"], config_path=files / "c.yaml")
+    assert json.loads(capsys.readouterr().out) == by_lines
 
 
 @pytest.mark.parametrize(
