@@ -4,10 +4,10 @@ A record holds enough to take its decisions again (`cluster.replay`) and to judg
 traffic. It never holds the prompt or the answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.entities.model_routing import ModelCandidate, ModelChoice, ModelSignals
-from cluster.entities.pool import ReplicaView
+from cluster.entities.pool import ReplicaId, ReplicaView
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path, PathChoice, ReplicaChoice
 from cluster.entities.timeline import Timeline
@@ -30,7 +30,7 @@ class ModelDecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CascadeStep:
+class CascadeAnswer:
     """One model of a cascade, its answer judged before anything was sent."""
 
     model: str
@@ -39,6 +39,7 @@ class CascadeStep:
     accepted: bool
     """Whether the client got this answer."""
     reasons: tuple[Reason, ...] = ()
+    """Why it was sent, or another model asked."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
@@ -55,6 +56,8 @@ class ReplicaDecision:
     decided_at_s: float
     draw: float
     """The chance that was used, in [0, 1)."""
+    remembered: dict[ReplicaId, float] = field(default_factory=dict)
+    """What the policy's memory said of the candidates; empty for policies without memory."""
     choice: ReplicaChoice
 
 
@@ -96,7 +99,7 @@ class DecisionRecord:
     """Outcome of the semantic cache: `exact`, `semantic`, `miss` or `bypass`."""
     model_choice: ModelDecision | None = None
     """Why this model; None if the caller named one. After a fallback, the last choice."""
-    cascade: tuple[CascadeStep, ...] = ()
+    cascade: tuple[CascadeAnswer, ...] = ()
     """Models that were asked one after the other; empty without a cascade."""
     path: Path | None = None
     """The path finally taken, which a fallback may have changed; None if nothing was answered."""

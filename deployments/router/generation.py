@@ -7,7 +7,7 @@ are given back and the record is written, because each step cleans up after itse
 import asyncio
 from collections.abc import Mapping
 
-from cluster.entities.decision import Attempt, CascadeStep, DecisionRecord, ModelDecision
+from cluster.entities.decision import Attempt, CascadeAnswer, DecisionRecord, ModelDecision
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.timeline import Timeline
@@ -19,6 +19,7 @@ from deployments.router.cache_client import (
     model_of,
     with_new_id,
 )
+from deployments.router.cascade import Cascade
 from deployments.router.core import RouterCore
 from deployments.router.engine_answer import EngineAnswer
 from deployments.router.errors import ApiError
@@ -54,9 +55,12 @@ class Generation:
         self._cache = "bypass"
         self._miss: CacheMiss | None = None
         self._answers: list[EngineAnswer] = []
-        self._cascade: tuple[CascadeStep, ...] = ()
+        self._cascade: tuple[CascadeAnswer, ...] = ()
         self._reasons: list[Reason] = []
-        self._replayed: Relayed | None = None
+        self._sent: Relayed | None = None
+        """What was sent that did not come from an engine as it is: a stored answer, or a cascade's."""
+        self._sent_answer: EngineAnswer | None = None
+        """The engines' answer behind it."""
         self._error: str | None = None
         responder.headers["x-tidemill-decision-id"] = self.decision_id
         responder.headers["x-tidemill-model"] = request.model
@@ -89,10 +93,26 @@ class Generation:
         self._core.decisions.add(record)
         self._core.metrics.request(record)
         self._core.demand.finished(record)
-        if self._open is not None and self._replayed is None:
-            relayed = self._answers[-1].relayed if self._answers else None
+        if self._open is not None and self._path is not Path.CACHED:
             energy_j = sum(answer.energy_j for answer in self._answers)
-            self._open.learn(record, self._request, relayed, energy_j=energy_j)
+            self._open.learn(record, self._request, self._relayed, energy_j=energy_j)
+
+    @property
+    def _answer(self) -> EngineAnswer | None:
+        """The engines' answer that the client got, or the last one tried."""
+        return self._sent_answer or (self._answers[-1] if self._answers else None)
+
+    @property
+    def _relayed(self) -> Relayed | None:
+        """What was seen of it."""
+        return self._sent or (None if self._answer is None else self._answer.relayed)
+
+    @property
+    def _path(self) -> Path | None:
+        """The path taken; None if nothing was answered."""
+        if self._cache not in ("miss", "bypass"):
+            return Path.CACHED
+        return None if self._answer is None else self._answer.path
 
     async def _answer_from_cache(self) -> bool:
         config = self._core.config.semantic_cache
@@ -134,14 +154,16 @@ class Generation:
             if model in self._core.config.models:
                 self._take_model(model)
         body = with_new_id(found.body, lambda: self.decision_id[2:])
-        self._replayed = Relayed(first_token_at_s=self._core.now_s())
+        self._sent = Relayed(first_token_at_s=self._core.now_s())
         await self._responder.whole(200, found.content_type, body)
-        self._replayed.ended_at_s = self._core.now_s()
+        self._sent.ended_at_s = self._core.now_s()
 
     async def _answer_from_engines(self) -> None:
         try:
             if self._open is None:
                 await self._ask_engines()
+            elif self._open.cascades:
+                await self._ask_until_good_enough(self._open)
             else:
                 await self._ask_some_model(self._open)
         finally:
@@ -163,6 +185,38 @@ class Generation:
                 self._reasons.append(Reason.MODEL_FALLBACK)
             else:
                 return
+
+    async def _ask_until_good_enough(self, chooser: OpenModel) -> None:
+        cascade = Cascade(
+            self._core, chooser, self._request, ask=self._ask_held, arrived_at_s=self._arrived_at_s
+        )
+        try:
+            await cascade.run()
+        finally:
+            self._reasons += cascade.reasons
+            self._cascade = cascade.record()
+        if cascade.model is not None:
+            self._take_model(cascade.model)
+            self._sent_answer = cascade.answer
+        self._sent = await cascade.send(self._responder)
+
+    async def _ask_held(self, model: str, request: ParsedRequest, held: Responder) -> EngineAnswer:
+        signals = self._core.signals(request, self.signals.tenant)
+        self._core.demand.arrived(model, signals.prompt_tokens)
+        answer = EngineAnswer(
+            self._core,
+            request,
+            signals,
+            held,
+            decision_id=self.decision_id,
+            client_headers=self._client_headers,
+            keep=False,
+        )
+        self._answers.append(answer)
+        chooser = self._open
+        assert chooser is not None  # noqa: S101 - only a cascade asks so
+        await answer.run(leave_early=lambda: chooser.should_leave(signals))
+        return answer
 
     def _take_model(self, model: str) -> None:
         tenant = self.signals.tenant
@@ -189,7 +243,7 @@ class Generation:
             await answer.run(leave_early=lambda: chooser.should_leave(self.signals))
 
     async def _settle_cache(self, miss: CacheMiss) -> None:
-        relayed = self._answers[-1].relayed if self._answers else None
+        relayed = self._relayed
         if relayed is None or relayed.cacheable_body is None:
             await self._core.cache.release(miss)
             return
@@ -201,8 +255,8 @@ class Generation:
         )
 
     def _record(self) -> DecisionRecord:
-        last = self._answers[-1] if self._answers else None
-        relayed = self._replayed or (last.relayed if last is not None else None) or Relayed()
+        last = self._answer
+        relayed = self._relayed or Relayed()
         attempts: list[Attempt] = []
         reasons = list(self._reasons)
         for answer in self._answers:
@@ -217,7 +271,7 @@ class Generation:
             cache=self._cache,
             model_choice=self._model_choice(),
             cascade=self._cascade,
-            path=Path.CACHED if self._replayed is not None else None if last is None else last.path,
+            path=self._path,
             replica=None if last is None else last.replica,
             path_decision=None if last is None else last.path_decision,
             prefill=None if last is None else last.prefill,

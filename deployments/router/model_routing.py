@@ -13,8 +13,11 @@ from cluster.entities.model_routing import ModelCandidate, ModelSignals
 from cluster.entities.pool import MarginalEnergy, PoolName, ReplicaPhase, ReplicaView, Role
 from cluster.entities.workload import RequestSignals
 from cluster.performance.profiles import pool_performance
+from cluster.policy.routing.models.cascade import CascadeOption
+from cluster.policy.routing.models.cascade_start import first_model
 from cluster.policy.routing.models.categories import CATEGORIES
 from cluster.policy.routing.models.policies import model_policy
+from cluster.policy.routing.models.scored import ScoredPolicy
 from cluster.policy.routing.replicas.energy import marginal_energy, request_energy_j
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from deployments.model_learning.interface import ModelSnapshot
@@ -34,6 +37,8 @@ class OpenRequest:
     signals: ModelSignals
     request: RequestSignals
     """As far as they do not depend on the model."""
+    cascades: bool = False
+    """Whether answers are judged before they are sent."""
 
 
 class ModelRouter:
@@ -83,7 +88,16 @@ class ModelRouter:
         """
         candidates = self._candidates(request.request, exclude)
         now_s, draw = self._wall_s(), self._draw()
-        choice = self._policy.choose(request.signals, candidates, self._state, now_s=now_s, draw=draw)
+        if request.cascades:
+            choice = first_model(
+                self._options(request, candidates),
+                self._config.routing.models,
+                policy=self._policy.name,
+                ttft_slo_s=self.ttft_slo_s,
+                draw=draw,
+            )
+        else:
+            choice = self._policy.choose(request.signals, candidates, self._state, now_s=now_s, draw=draw)
         return ModelDecision(
             asked=request.asked,
             signals=request.signals,
@@ -92,6 +106,33 @@ class ModelRouter:
             draw=draw,
             choice=replace(choice, version=self.version),
         )
+
+    def options(self, request: OpenRequest, exclude: Collection[str] = ()) -> tuple[CascadeOption, ...]:
+        """The models that a cascade may go on to, as they stand now."""
+        return self._options(request, self._candidates(request.request, exclude))
+
+    def _options(
+        self, request: OpenRequest, candidates: tuple[ModelCandidate, ...]
+    ) -> tuple[CascadeOption, ...]:
+        models = [candidate.model for candidate in candidates]
+        quality = dict.fromkeys(models, self._config.routing.models.linear.prior_quality)
+        if isinstance(self._policy, ScoredPolicy) and models:
+            quality = self._policy.expected_quality(request.signals, models, self._state)
+        return tuple(
+            CascadeOption(
+                model=candidate.model,
+                quality=quality[candidate.model],
+                cost_usd=candidate.cost_usd,
+                ttft_s=candidate.ttft_s,
+                usable=candidate.usable,
+            )
+            for candidate in candidates
+        )
+
+    @property
+    def ttft_slo_s(self) -> float:
+        """The strictest promise of all models: whichever answers, the caller asked for any of them."""
+        return min(entry.slo.ttft_s for entry in self._config.models.values())
 
     def answered(self, model: str, output_tokens: int) -> None:
         """Take in how long an answer was."""

@@ -1,12 +1,13 @@
 """A request that leaves its model open: what its words say, what was chosen, what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from cluster.entities.decision import DecisionRecord, ModelDecision
 from cluster.entities.model_routing import FeedbackSource, Goal, ModelOutcome
 from cluster.entities.reasons import Reason
-from cluster.entities.workload import RequestSignals
+from cluster.entities.workload import RequestSignals, Surface
+from cluster.policy.routing.models.cascade import CascadeOption
 from cluster.policy.routing.models.categories import CategoryGuess
 from cluster.policy.routing.models.signals import model_signals
 from deployments.messages import TextSignals
@@ -76,6 +77,38 @@ class OpenModel:
             self._request
         )
 
+    @property
+    def cascades(self) -> bool:
+        """Whether its answer is judged before it is sent: one plain answer whose form can be made again."""
+        return (
+            self._core.config.routing.models.cascade.enabled
+            and self._request.surface in (Surface.CHAT, Surface.COMPLETIONS)
+            and self._request.splittable
+            and not self._request.body.get("tools")
+        )
+
+    def further(self, asked: Collection[str]) -> tuple[CascadeOption, ...]:
+        """The models that may still be asked."""
+        assert self._open is not None  # noqa: S101 - something was chosen
+        return self._models.options(self._open, {*asked, *self._failed})
+
+    def expected_quality(self, model: str) -> float:
+        """Of a model's answer, before it was seen."""
+        assert self._open is not None  # noqa: S101 - something was chosen
+        return next(o.quality for o in self._models.options(self._open) if o.model == model)
+
+    def cost_usd(self, model: str, relayed: Relayed) -> float:
+        """What an answer has cost."""
+        prompt_tokens = (
+            self._signals.prompt_tokens if relayed.prompt_tokens is None else relayed.prompt_tokens
+        )
+        return self._models.cost_usd(model, prompt_tokens, relayed.output_tokens)
+
+    @property
+    def ttft_slo_s(self) -> float:
+        """By when the first token is promised."""
+        return self._models.ttft_slo_s
+
     def wanted_text(self) -> tuple[str, float]:
         """What signals are wanted of, and how long they may take."""
         return self._text, self._core.config.routing.learning.text_signals_timeout_s
@@ -134,12 +167,12 @@ class OpenModel:
             embedding=() if read is None else read.embedding,
             category=category,
         )
-        return OpenRequest(asked=request.model, signals=found, request=signals)
+        return OpenRequest(asked=request.model, signals=found, request=signals, cascades=self.cascades)
 
     def learn(
         self, record: DecisionRecord, request: ParsedRequest, relayed: Relayed | None, *, energy_j: float
     ) -> None:
-        """Hand on what came of the request, once it is over."""
+        """Hand on what came of the request, once it is over; of a cascade, what all its models took."""
         link = self._core.learning
         events: list[Event] = []
         now_s = self._core.wall_s()
@@ -165,16 +198,14 @@ class OpenModel:
     ) -> ModelOutcome:
         decision, model, timeline = self.decision, record.signals.model, record.timeline
         assert decision is not None  # noqa: S101 - an engine has answered
-        prompt_tokens = (
-            record.signals.prompt_tokens if relayed.prompt_tokens is None else relayed.prompt_tokens
-        )
+        cost_usd = sum(step.cost_usd for step in record.cascade) or self.cost_usd(model, relayed)
         ended_at_s = self._core.now_s() if timeline.ended_at_s is None else timeline.ended_at_s
         return ModelOutcome(
             decision_id=record.decision_id,
             model=model,
             signals=decision.signals,
             propensity=decision.choice.propensities.get(model, 0.0),
-            cost_usd=self._models.cost_usd(model, prompt_tokens, relayed.output_tokens),
+            cost_usd=cost_usd,
             energy_j=energy_j,
             ttft_s=timeline.ttft_s or 0.0,
             latency_s=ended_at_s - timeline.arrived_at_s,
