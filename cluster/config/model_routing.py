@@ -208,8 +208,23 @@ class CascadeConfig(Section):
     gain_min: float = Field(default=0.02, ge=0)
     """Expected gain in quality, price taken off, below which no further model is asked."""
 
+    quality_per_usd: float = Field(default=10.0, ge=0)
+    """Quality that a dollar must buy."""
+
     margin_scale: float = Field(default=2.0, gt=0)
-    """Gap in log-probability between the chosen and the second token at which a token counts as certain."""
+    """Gap in log-probability between the two likeliest tokens at which a token counts as certain."""
+
+    weakest_share: float = Field(default=0.2, gt=0, le=1)
+    """Share of an answer's tokens, the least certain ones, by whose certainty the answer is graded."""
+
+    @model_validator(mode="after")
+    def _seeing_helps(self) -> "CascadeConfig":
+        if self.sigma_after >= self.sigma_before:
+            raise ValueError(
+                f"sigma_after ({self.sigma_after:g}) must be smaller than sigma_before "
+                f"({self.sigma_before:g}): a judged answer is known better than one not yet given"
+            )
+        return self
 
 
 class ModelRoutingConfig(Section):
@@ -238,8 +253,8 @@ class ModelRoutingConfig(Section):
     evaluated on the log; for `cluster`, `ridge`, `linucb`, `thompson` and `pheromone`."""
 
     trial_share: float = Field(default=0.2, ge=0, le=1)
-    """Share of requests that goes to models with fewer than `trial_answers` judged answers while there are any,
-    whatever they score: one bad first answer must not be the last. For the same policies and `epsilon`."""
+    """Share of requests that goes to models with fewer than `trial_answers` judged answers, while there are
+    any, whatever they score: one bad first answer must not be the last."""
 
     trial_answers: int = Field(default=12, ge=0)
     """Judged answers after which a model has been tried."""

@@ -104,10 +104,11 @@ class LinearScorer:
         at = [state.models.index(models[n]) for n in known]
         quality = np.full(len(models), float(self._prior(state) @ x))
         width = np.full(len(models), float(np.sqrt(x @ x / self._linear.regularisation)))
-        quality[known] = state.theta[at] @ x
-        idle = state.answers - state.touched[at]
+        quality[known] = (state.theta @ x)[at]
+        idle = state.answers - state.touched
         growth = np.minimum(self._forgetting**-idle, self._linear.inflation_max)
-        width[known] = np.sqrt(np.maximum((state.inverse[at] @ x) @ x, 0.0) * growth)
+        # of all models, because picking some would copy their matrices
+        width[known] = np.sqrt(np.maximum((state.inverse @ x) @ x, 0.0) * growth)[at]
         if self._rule == "linucb":
             quality += self._linear.alpha * width
         return Expected(quality=quality, width=width * self._linear.noise)

@@ -166,7 +166,9 @@ class ScoredPolicy(Generic[StateT]):
         scores = self._scores(signals.goal, found, need)
         prices = self._pacer.prices(state.pacer, signals.tenant)
         paced = scores - prices.usd * need.cost_usd - prices.j * need.energy_j
-        chances = self._chances(signals.tenant, models, state, found, need, paced)
+        chances = self._chances(
+            tenant=signals.tenant, models=models, state=state, found=found, need=need, paced=paced
+        )
         index = drawn(chances, draw)
         return ModelChoice(
             model=models[index],
@@ -176,6 +178,13 @@ class ScoredPolicy(Generic[StateT]):
             propensities=dict(zip(models, chances.tolist(), strict=True)),
             reasons=_reasons(candidates, scores, chances, index),
         )
+
+    def expected_quality(
+        self, signals: ModelSignals, models: Sequence[str], state: ScoredState[StateT]
+    ) -> dict[str, float]:
+        """Expected quality of each model's answer, 0..1, before anything of it is seen."""
+        found = np.clip(self._scorer.expected(signals, models, state.scorer).quality, 0.0, 1.0)
+        return dict(zip(models, found.tolist(), strict=True))
 
     def learn(
         self,
@@ -228,6 +237,7 @@ class ScoredPolicy(Generic[StateT]):
 
     def _chances(
         self,
+        *,
         tenant: str,
         models: Sequence[str],
         state: ScoredState[StateT],
@@ -262,10 +272,12 @@ class ScoredPolicy(Generic[StateT]):
 
     def _burden_of(self, outcome: ModelOutcome, usage: Usage) -> float:
         """What the answering model's answers take, on the scale of all known models."""
+        if outcome.model not in usage.models:
+            return 0.0  # counted elsewhere, and forgotten since
         models = sorted(usage.models)
         need = needs(usage, [ModelCandidate(model=model) for model in models])
         weighed = _burden(_weights(self._goals, outcome.signals.goal), need)
-        return float(weighed[models.index(outcome.model)]) if outcome.model in usage.models else 0.0
+        return float(weighed[models.index(outcome.model)])
 
     def _row(self, outcome: ModelOutcome, scorer: StateT, usage: Usage) -> PacedRow:
         """What the known models would have scored and taken on the request of an outcome."""

@@ -20,6 +20,8 @@ Numbers = NDArray[np.float64]
 COST, ENERGY, SERVICE, TTFT = range(4)
 _MEASURES = 4
 _QUANTILES = (0.05, 0.95)
+_LOW, _HIGH = slice(_MEASURES, _MEASURES + 3), slice(_MEASURES + 3, _MEASURES + 6)
+_UNSEEN = np.concatenate([np.zeros(_MEASURES), np.full(3, np.inf), np.full(3, -np.inf)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,9 @@ class ModelUsage:
 
     rows: Numbers
     count: int
-    mean: Numbers
-    low: Numbers
-    """5th percentile of money, energy and time to the last token."""
-    high: Numbers
-    """95th percentile of the same."""
+    summary: Numbers
+    """Means of the row's measures, then the 5th percentiles of money, energy and time to the last token, then
+    their 95th."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +69,22 @@ def with_outcome(usage: Usage, outcome: ModelOutcome, *, window: int, models_max
 
 def needs(usage: Usage, candidates: Sequence[ModelCandidate]) -> Needs:
     """What each candidate is expected to take: what the caller predicts, or the mean of what was seen."""
-    seen = [usage.models.get(candidate.model) for candidate in candidates]
-    mean = np.array([np.zeros(_MEASURES) if found is None else found.mean for found in seen])
+    found = [usage.models.get(candidate.model) for candidate in candidates]
+    seen = np.array([_UNSEEN if one is None else one.summary for one in found])
     told = np.array([(candidate.cost_usd, candidate.energy_j, candidate.ttft_s) for candidate in candidates])
-    cost_usd = np.where(told[:, 0] > 0, told[:, 0], mean[:, COST])
-    energy_j = np.where(told[:, 1] > 0, told[:, 1], mean[:, ENERGY])
-    latency_s = np.where(told[:, 2] > 0, told[:, 2], mean[:, TTFT]) + mean[:, SERVICE]
-    expected = np.stack([cost_usd, energy_j, latency_s], axis=1)
-    bounds = [(found.low, found.high) for found in seen if found is not None]
-    low = np.min([expected.min(axis=0), *(lower for lower, _ in bounds)], axis=0)
-    high = np.max([expected.max(axis=0), *(upper for _, upper in bounds)], axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    scaled = np.clip((expected - low) / span, 0.0, 1.0)
+    expected = np.where(told > 0, told, seen[:, (COST, ENERGY, TTFT)])
+    expected[:, 2] += seen[:, SERVICE]
+    # an unseen model has bounds that bound nothing
+    low = np.minimum(expected, seen[:, _LOW]).min(axis=0)
+    span = np.maximum(expected, seen[:, _HIGH]).max(axis=0) - low
+    span[span <= 0] = 1.0
+    scaled = (expected - low) / span
     return Needs(
-        cost_usd=cost_usd, energy_j=energy_j, cost=scaled[:, 0], energy=scaled[:, 1], latency=scaled[:, 2]
+        cost_usd=expected[:, 0],
+        energy_j=expected[:, 1],
+        cost=scaled[:, 0],
+        energy=scaled[:, 1],
+        latency=scaled[:, 2],
     )
 
 
@@ -115,4 +117,4 @@ def _summary(rows: Numbers, count: int) -> ModelUsage:
     filled = rows[: min(count, len(rows))]
     shown = np.column_stack([filled[:, COST], filled[:, ENERGY], filled[:, SERVICE] + filled[:, TTFT]])
     low, high = np.quantile(shown, _QUANTILES, axis=0)
-    return ModelUsage(rows=rows, count=count, mean=filled.mean(axis=0), low=low, high=high)
+    return ModelUsage(rows=rows, count=count, summary=np.concatenate([filled.mean(axis=0), low, high]))

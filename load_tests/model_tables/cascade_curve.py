@@ -1,0 +1,116 @@
+"""Quality against money of a cascade whose judge errs.
+
+The judge says of every answer whether it is good, and is wrong with the given probability, independently. Its
+grade is the probability that the answer is good given the verdict, its error rate and what a ridge on the
+first half of the table expected of that prompt (Bayes), so that it is graded although the verdict is not. The
+curve is drawn by the quality that a dollar must buy. Against it: each model always, the ridge that chooses
+before any answer is seen, and chance. A judge's own price is not counted.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.config.model_routing import CascadeConfig, ModelPolicyName, WeightsConfig
+from cluster.entities.model_routing import Goal
+from cluster.policy.routing.models.cascade import CascadeOption, JudgedAnswer, next_step
+from cluster.policy.routing.models.features import FeatureMap
+from cluster.policy.routing.models.linear import LinearScorer
+from load_tests.model_tables.cases import Row, Trial, configuration, offline, row
+from load_tests.model_tables.play import examples, played
+from load_tests.model_tables.table import Numbers, net_value
+
+JUDGE_ERRORS = (0.0, 0.1, 0.2, 0.3)
+_QUALITY_PER_USD_SPAN = (0.03, 30.0)
+"""Quality per mean price of the dearest model between which the curve is drawn."""
+_POINTS = 9
+_GOOD = 0.5
+_CERTAIN = 1e-6
+_ONLY_QUALITY = WeightsConfig(quality=1.0, cost=0.0, energy=0.0, latency=0.0)
+
+
+def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
+    """Rows per judge error and point of the curve, after those of the policies that choose beforehand."""
+    yield from offline(trial, policies)
+    expected = _expected(trial)
+    typical_usd = trial.fit.cost_usd.mean(axis=0)
+    prices = np.geomspace(*_QUALITY_PER_USD_SPAN, _POINTS) / typical_usd.max()
+    for error in JUDGE_ERRORS:
+        good = trial.test.quality >= _GOOD
+        wrong = np.random.default_rng([trial.seed, 4]).random(good.shape) < error
+        grades = _grades(expected, good ^ wrong, error)
+        for price in prices:
+            config = CascadeConfig(
+                models_max=min(len(trial.test.models), 8),
+                quality_per_usd=float(price),
+                gain_min=0.0,
+                sigma_before=0.45,
+                sigma_after=max(0.45 * (error * (1 - error)) ** 0.5, 0.02),
+            )
+            yield _along(
+                trial, config, expected=expected, grades=grades, typical_usd=typical_usd, error=error
+            )
+
+
+def _along(
+    trial: Trial,
+    config: CascadeConfig,
+    *,
+    expected: Numbers,
+    grades: Numbers,
+    typical_usd: Numbers,
+    error: float,
+) -> Row:
+    table = trial.test
+    final = np.zeros(len(table), dtype=np.intp)
+    cost_usd, energy_j, asked = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
+    for at in range(len(table)):
+        answers: list[JudgedAnswer] = []
+        while True:
+            options = [
+                CascadeOption(
+                    model=model, quality=float(expected[at, n]), cost_usd=float(typical_usd[n]), ttft_s=0.0
+                )
+                for n, model in enumerate(table.models)
+            ]
+            step = next_step(answers, options, config, elapsed_s=0.0, ttft_slo_s=1.0)
+            if step.model is None:
+                break
+            column = table.models.index(step.model)
+            answers.append(JudgedAnswer(model=step.model, quality=float(grades[at, column])))
+            cost_usd[at] += table.cost_usd[at, column]
+            energy_j[at] += table.energy_j[at, column]
+        final[at] = table.models.index(str(step.answer))
+        asked[at] = len(answers)
+    value = net_value(table, _ONLY_QUALITY)
+    result = played(table, final, value.max(axis=1), value)
+    return {
+        **row(trial, "cascade", "cascade", result),
+        "cost_usd": float(cost_usd.mean()),
+        "energy_j": float(energy_j.mean()),
+        "judge_error": error,
+        "quality_per_usd": config.quality_per_usd,
+        "models_asked_mean": float(asked.mean()),
+        "cost_over_dearest": float(cost_usd.mean() / table.cost_usd.mean(axis=0).max()),
+    }
+
+
+def _expected(trial: Trial) -> Numbers:
+    """Quality that a ridge on the first half expects of every answer in the second."""
+    config = configuration("ridge", _ONLY_QUALITY, with_category=trial.with_category)
+    features = FeatureMap.over(config.features, tuple(sorted(set(trial.fit.categories))))
+    scorer = LinearScorer("ridge", config, features)
+    fit_signals, test_signals = trial.signals("ridge", Goal.QUALITY)
+    state = scorer.fitted(examples(trial.fit, fit_signals))
+    models = trial.test.models
+    found = [scorer.expected(signals, models, state).quality for signals in test_signals]
+    return np.clip(np.array(found), 0.02, 0.98)
+
+
+def _grades(expected: Numbers, said_good: NDArray[np.bool_], error: float) -> Numbers:
+    """The probability that an answer is good, given the verdict."""
+    error = min(max(error, _CERTAIN), 1 - _CERTAIN)
+    right_if_good = np.where(said_good, 1 - error, error)
+    right_if_bad = np.where(said_good, error, 1 - error)
+    return np.asarray(expected * right_if_good / (expected * right_if_good + (1 - expected) * right_if_bad))

@@ -1,0 +1,247 @@
+"""Reads the published tables; what each format holds and lacks is said at its reader."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from load_tests.model_tables.energy_per_token import (
+    FROM_PRICE,
+    SOURCE,
+    answer_j,
+    energy_from_price,
+    size_in_name,
+)
+from load_tests.model_tables.table import ModelTable, Numbers, TableError
+
+MMLU_PRO_MODELS = (
+    "Meta-Llama-3_1-70B-Instruct",
+    "Meta-Llama-3_1-8B-Instruct",
+    "Mistral-7B-Instruct-v0.2",
+    "Mixtral-8x7B-Instruct-v0.1",
+    "Phi-3-mini-4k-instruct",
+    "Qwen1.5-72B-Chat",
+    "Qwen1.5-7B-Chat",
+    "Yi-6b-Chat",
+)
+"""The instruct models whose names state their size."""
+
+_CHARS_PER_TOKEN = 4.0
+_USD_PER_MTOK = {"small": 0.2, "8x7b": 0.6, "large": 0.9}
+_SMALL_BELOW_B = 16.0
+_LLMROUTER_OUTPUT_TOKENS = 200.0
+_MIXTRAL_USD_PER_MTOK, _GPT4_USD_PER_MTOK = 0.24, 24.7
+_LETTER_OUTPUT_TOKENS = 4.0
+_LISTED_MODELS_FILE = "llmrouter_models.json"
+
+
+def paretobandit(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
+    """ParetoBandit's rewards (arXiv 2604.00136): judged reward and real price of each answer.
+
+    Sizes are unknown, so energy is assumed from the price.
+    """
+    lines = list(_json_lines(path))
+    models = tuple(lines[0][1]["arms"])
+    quality = np.array([[line["arms"][model]["reward"] for model in models] for _, line in lines])
+    cost_usd = np.array([[line["arms"][model]["cost"] for model in models] for _, line in lines])
+    prompts = tuple(str(line["prompt"]) for _, line in lines)
+    return ModelTable(
+        name=path.name,
+        models=models,
+        prompts=prompts,
+        categories=tuple(str(line["source"]) for _, line in lines),
+        prompt_tokens=_tokens(prompts),
+        quality=quality,
+        cost_usd=cost_usd,
+        energy_j=energy_from_price(cost_usd),
+        energy_source=FROM_PRICE,
+        cost_source="as published with the answers",
+    )
+
+
+def mmlu_pro(path: Path, companions: Mapping[str, Path]) -> ModelTable:
+    """MMLU-Pro's published results: correct or not, and output tokens, of eight instruct models.
+
+    Prices are tiers by size ($ per million tokens, as listed by LLMRouter: 0.2 below 16 billion parameters,
+    0.6 for Mixtral 8x7B, 0.9 above).
+    """
+    questions = {str(line["id"]): line for _, line in _json_lines(companions["questions"])}
+    correct, tokens = _csv_columns(path), _csv_columns(companions["tokens"])
+    ids, quality, output = [], [], []
+    for row, values in correct.items():
+        took = tokens.get(row, {})
+        taken = [values.get(model, "") for model in MMLU_PRO_MODELS]
+        lengths = [took.get(model, "") for model in MMLU_PRO_MODELS]
+        if row in questions and all(taken) and all(lengths):
+            ids.append(row)
+            quality.append([float(value) for value in taken])
+            output.append([float(value) for value in lengths])
+    if not ids:
+        raise TableError(f"{path}: no question that all of {', '.join(MMLU_PRO_MODELS)} have answered")
+    prompt_tokens = np.array([float(questions[row]["prompt_tokens"]) for row in ids])
+    sizes = [size_in_name(model) for model in MMLU_PRO_MODELS]
+    output_tokens = np.array(output)
+    return ModelTable(
+        name=path.name,
+        models=MMLU_PRO_MODELS,
+        prompts=tuple(str(questions[row]["question"]) for row in ids),
+        categories=tuple(str(questions[row]["category"]) for row in ids),
+        prompt_tokens=prompt_tokens,
+        quality=np.array(quality),
+        cost_usd=_priced([_tier(size) for size in sizes], prompt_tokens, output_tokens),
+        energy_j=_energies(sizes, prompt_tokens, output_tokens),
+        energy_source=SOURCE,
+        cost_source="price tiers by size",
+    )
+
+
+def llmrouter(path: Path, companions: Mapping[str, Path]) -> ModelTable:
+    """LLMRouter's scores, 0..1, of nine models on fourteen tasks.
+
+    Lengths of answers are not published: every answer counts as 200 tokens, so that money and energy differ
+    by model and prompt only. Prices and sizes are those of its list of models.
+    """
+    lines = list(_json_lines(path))
+    models = tuple(sorted(lines[0][1]["scores"]))
+    listed = json.loads(companions["models"].read_text(encoding="utf-8"))
+    unlisted = [model for model in models if model not in listed]
+    if unlisted:
+        raise TableError(f"{companions['models']}: lists no {unlisted[0]!r}")
+    prompts = tuple(str(line["query"]) for _, line in lines)
+    prompt_tokens = _tokens(prompts)
+    output_tokens = np.full((len(prompts), len(models)), _LLMROUTER_OUTPUT_TOKENS)
+    sizes = [str(listed[model]["size"]).lower() for model in models]
+    return ModelTable(
+        name=path.name,
+        models=models,
+        prompts=prompts,
+        categories=tuple(str(line["task"]) for _, line in lines),
+        prompt_tokens=prompt_tokens,
+        quality=np.array([[float(line["scores"][model]) for model in models] for _, line in lines]),
+        cost_usd=_priced(
+            [float(listed[model]["output_price"]) for model in models], prompt_tokens, output_tokens
+        ),
+        energy_j=_energies(sizes, prompt_tokens, output_tokens),
+        energy_source=f"{SOURCE}; every answer counts as 200 tokens",
+        cost_source="list prices; every answer counts as 200 tokens",
+    )
+
+
+def routellm(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
+    """RouteLLM's evaluations (arXiv 2406.18665): whether Mixtral 8x7B and GPT-4 answer correctly.
+
+    Prices as in that paper, 24.7 and 0.24 $ per million tokens. The size of GPT-4 is unknown, so energy is
+    assumed from the price. Answers on MMLU are single letters and count as four tokens.
+    """
+    lines = list(_json_lines(path))
+    prompts = tuple(str(line["prompt"]) for _, line in lines)
+    prompt_tokens = _tokens(prompts)
+    output_tokens = np.array(
+        [
+            [
+                float(line[f"{model}_chars"]) / _CHARS_PER_TOKEN
+                if f"{model}_chars" in line
+                else _LETTER_OUTPUT_TOKENS
+                for model in ("mixtral", "gpt4")
+            ]
+            for _, line in lines
+        ]
+    )
+    cost_usd = _priced([_MIXTRAL_USD_PER_MTOK, _GPT4_USD_PER_MTOK], prompt_tokens, output_tokens)
+    return ModelTable(
+        name=path.name,
+        models=("mixtral-8x7b", "gpt-4"),
+        prompts=prompts,
+        categories=tuple(str(line["category"]) for _, line in lines),
+        prompt_tokens=prompt_tokens,
+        quality=np.array([[float(line["mixtral"]), float(line["gpt4"])] for _, line in lines]),
+        cost_usd=cost_usd,
+        energy_j=energy_from_price(cost_usd),
+        energy_source=FROM_PRICE,
+        cost_source="24.7 and 0.24 $ per million tokens (RouteLLM); lengths estimated from characters",
+    )
+
+
+FORMATS: dict[str, Callable[[Path, Mapping[str, Path]], ModelTable]] = {
+    "paretobandit": paretobandit,
+    "mmlu_pro": mmlu_pro,
+    "llmrouter": llmrouter,
+    "routellm": routellm,
+}
+
+
+def read_table(path: Path, kind: str, companions: Mapping[str, Path | None]) -> ModelTable:
+    """Read a table.
+
+    Args:
+        path: of the table.
+        kind: of FORMATS.
+        companions: `questions`, `tokens` (mmlu_pro) and `models` (llmrouter); those that are None are looked
+            for beside the table, by the names they are published under.
+
+    Raises:
+        TableError: the file is not of this format.
+        OSError: it cannot be read.
+    """
+    guessed = {
+        "questions": _sibling(path, "correct", "questions", (".jsonl.gz", ".jsonl")),
+        "tokens": _sibling(path, "correct", "output_tokens", (".csv.gz", ".csv")),
+        "models": path.with_name(_LISTED_MODELS_FILE),
+    }
+    files = {name: companions.get(name) or guess for name, guess in guessed.items()}
+    try:
+        return FORMATS[kind](path, files)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"{path}: not a table of format {kind}: {error!r}") from error
+
+
+def _sibling(path: Path, part: str, other: str, endings: tuple[str, ...]) -> Path:
+    stem = path.name.split(".", maxsplit=1)[0].replace(part, other)
+    found = [path.with_name(stem + ending) for ending in endings]
+    return next((file for file in found if file.exists()), found[0])
+
+
+def _open(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError as error:
+                    raise TableError(f"{path}: line {number} is not JSON: {error}") from error
+
+
+def _csv_columns(path: Path) -> dict[str, dict[str, str]]:
+    with _open(path) as lines:
+        return {row["question_id"]: row for row in csv.DictReader(lines)}
+
+
+def _tokens(texts: tuple[str, ...]) -> Numbers:
+    return np.array([len(text) / _CHARS_PER_TOKEN for text in texts])
+
+
+def _tier(size: str) -> float:
+    if size in _USD_PER_MTOK:
+        return _USD_PER_MTOK[size]
+    return _USD_PER_MTOK["small" if float(size.removesuffix("b")) < _SMALL_BELOW_B else "large"]
+
+
+def _priced(usd_per_mtok: list[float], prompt_tokens: Numbers, output_tokens: Numbers) -> Numbers:
+    return np.asarray((output_tokens + prompt_tokens[:, None]) * np.array(usd_per_mtok) / 1e6)
+
+
+def _energies(sizes: list[str], prompt_tokens: Numbers, output_tokens: Numbers) -> Numbers:
+    columns = [answer_j(size, prompt_tokens, output_tokens[:, at]) for at, size in enumerate(sizes)]
+    return np.stack(columns, axis=1)

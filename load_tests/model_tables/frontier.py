@@ -1,0 +1,91 @@
+"""Accuracy against energy: GreenServ's claim (arXiv 2601.17551) asked of a table with energies by model size.
+
+One pass along the whole table with feedback, from nothing, at rising weights of energy; the same with a
+budget of energy. Against them chance, the smallest, the largest, the best single model and who knows all
+answers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cluster.config.model_routing import BudgetsConfig, ModelPolicyName, WeightsConfig
+from cluster.entities.model_routing import Goal
+from load_tests.model_tables.cases import Row, Trial, configuration, row
+from load_tests.model_tables.play import Played, play, policy_for, references, signals_of
+
+_ENERGY_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+_ENERGY_SHARES_OF_RANDOM = (0.5, 0.7, 1.0)
+_HALF = WeightsConfig(quality=0.5, cost=0.0, energy=0.5, latency=0.0)
+"""GreenServ's reward at λ = 0.5."""
+
+
+def frontier(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
+    """Rows per policy and weight of energy; `against_random_*` are the claim's two figures."""
+    whole = _whole(trial)
+    chance = references(whole.test, whole.test, _HALF, trial.seed)
+    for name, result in chance.items():
+        yield row(whole, "frontier", name, result, **_against(result, chance["random"]))
+    random_j = float(chance["random"].energy_j.mean())
+    for policy in policies:
+        if policy == "category_map":
+            continue
+        told = trial.with_category or policy == "pheromone"
+        signals = signals_of(whole.test, whole.test_vectors, Goal.BALANCED, with_category=told)
+        for weight in _ENERGY_WEIGHTS:
+            weights = WeightsConfig(quality=1.0, cost=0.0, energy=weight, latency=0.0)
+            config = configuration(policy, weights, with_category=told)
+            chosen = policy_for(config, whole.test, signals, warm=False)
+            result = play(chosen, whole.test, signals, _HALF, seed=trial.seed, learn=True)
+            found = _against(result, chance["random"])
+            yield row(whole, "frontier", policy, result, energy_weight=weight, **found)
+        for share in _ENERGY_SHARES_OF_RANDOM:
+            config = configuration(
+                policy,
+                WeightsConfig(quality=1.0, cost=0.0, energy=0.0, latency=0.0),
+                with_category=told,
+                budgets=BudgetsConfig(j_per_request=share * random_j),
+            )
+            chosen = policy_for(config, whole.test, signals, warm=False)
+            result = play(chosen, whole.test, signals, _HALF, seed=trial.seed, learn=True)
+            spent = float(result.energy_j.mean())
+            yield row(
+                whole,
+                "frontier",
+                f"{policy}+budget_pacer",
+                result,
+                budget_j=share * random_j,
+                spent_over_budget=spent / (share * random_j),
+                **_against(result, chance["random"]),
+            )
+
+
+def order(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
+    """Regret of every policy at GreenServ's reward, λ = 0.5, along the whole table from nothing."""
+    whole = _whole(trial)
+    for name, result in references(whole.test, whole.test, _HALF, trial.seed).items():
+        yield row(whole, "order", name, result)
+    for policy in policies:
+        if policy == "category_map":
+            continue
+        told = trial.with_category or policy == "pheromone"
+        signals = signals_of(whole.test, whole.test_vectors, Goal.BALANCED, with_category=told)
+        chosen = policy_for(configuration(policy, _HALF, with_category=told), whole.test, signals, warm=False)
+        yield row(
+            whole, "order", policy, play(chosen, whole.test, signals, _HALF, seed=trial.seed, learn=True)
+        )
+
+
+def _whole(trial: Trial) -> Trial:
+    """The whole table as the stream, in a seeded order."""
+    order = np.random.default_rng([trial.seed, 3]).permutation(len(trial.table))
+    stream, vectors = trial.table.of_rows(order), trial.vectors[order]
+    return replace(trial, fit=stream, test=stream, fit_vectors=vectors, test_vectors=vectors)
+
+
+def _against(result: Played, chance: Played) -> Row:
+    return {
+        "accuracy_over_random": float(result.quality.mean() / chance.quality.mean()),
+        "energy_over_random": float(result.energy_j.mean() / chance.energy_j.mean()),
+    }
