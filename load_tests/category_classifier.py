@@ -28,6 +28,7 @@ from cluster.policy.routing.models.categories import (
 )
 from load_tests.arguments import bounded
 from load_tests.category_report import at_threshold, by_category, confusion, overall, reliability
+from load_tests.category_transfer import transfer
 from load_tests.code_prompts import CODE_PROMPTS
 from load_tests.embeddings import embed, to_stderr
 from load_tests.logistic_regression import Indices, Numbers, fit, sharpness
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, required=True, help="MMLU-Pro questions with categories")
     parser.add_argument("--code", type=Path, nargs="+", required=True, help="prompts that ask for code")
     parser.add_argument("--chat", type=Path, nargs="+", required=True, help="prompts of no domain")
+    parser.add_argument("--transfer", type=Path, help="also test on these evaluations of RouteLLM")
     parser.add_argument("--out", type=Path, help="write the fit on all prompts to this .npz file")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5, help="shufflings of the folds")
     parser.add_argument("--cache", type=Path, help="file that keeps embeddings between runs")
@@ -89,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
     model = fitted(prompts, penalty=penalty)
     rows.append({"policy": "logistic_regression", "seed": 0, **classify_times(model, prompts)})
+    if given.transfer is not None:
+        found = transfer(given.transfer, given.questions, model, given.cache)
+        rows += [{"policy": "logistic_regression", "seed": 0, **row} for row in found]
     if given.out is not None:
         write_model(given.out, model)
     result = {

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from cluster.policy.routing.models.categories import CATEGORIES
+from cluster.policy.routing.models.categories import CATEGORIES, CategoryModel
 from deployments.encoder.categories import load_category_model
+from load_tests import category_transfer
 from load_tests.category_classifier import Prompts, fitted, held_out, texts_of, write_model
 from load_tests.category_report import at_threshold, by_category, confusion, overall, reliability
 from load_tests.logistic_regression import fit, sharpness
@@ -105,3 +106,38 @@ def test_reads_what_users_say_in_each_format(tmp_path):
     with gzip.open(intents, "wt") as file:
         json.dump({"val": [[str(number), "intent"] for number in range(9)]}, file)
     assert list(texts_of(intents, "chat")) == ["0", "4", "8"]
+
+
+def test_transfer_leaves_out_what_the_fit_may_have_seen(tmp_path, monkeypatch):
+    questions = [
+        {
+            "question": "Q1 taken up",
+            "category": "computer science",
+            "src": "ori_mmlu-college_computer_science",
+        },
+        {"question": "Q2", "category": "law", "src": "stemez-Law"},
+    ]
+    prompts = [
+        {"bench": "mmlu", "category": "college_computer_science", "prompt": "Q1 taken up"},
+        {"bench": "mmlu", "category": "college_computer_science", "prompt": "new"},
+        {"bench": "mmlu", "category": "astronomy", "prompt": "of a subject without a category"},
+        {"bench": "gsm8k", "category": "math", "prompt": "ducks"},
+    ]
+    for name, rows in (("q", questions), ("p", prompts)):
+        with gzip.open(tmp_path / name, "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    embedded = []
+    monkeypatch.setattr(
+        category_transfer, "embed", lambda texts, _: embedded.extend(texts) or np.ones((len(texts), 1))
+    )
+    scores = [float(name == "math") for name in CATEGORIES]
+    model = CategoryModel(
+        weights=np.array([scores], dtype=np.float32), biases=np.zeros(len(CATEGORIES), dtype=np.float32)
+    )
+    rows = {
+        row["case"]: row for row in category_transfer.transfer(tmp_path / "p", tmp_path / "q", model, None)
+    }
+    assert embedded == ["new", "ducks"]
+    assert rows["transfer:gsm8k"]["accuracy"] == 1.0
+    assert rows["transfer:mmlu"]["accuracy"] == 0.0
+    assert rows["transfer:mmlu"]["mean_confidence"] == pytest.approx(np.e / (np.e + 15))
