@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from cluster.entities.decision import Attempt, DecisionRecord, ReplicaDecision
+from cluster.entities.decision import Attempt, DecisionRecord, ModelDecision, ReplicaDecision
 from cluster.entities.reasons import Reason
 from cluster.replay import DecisionLogError, from_json
 from operators.cli.console import CliError
@@ -40,6 +40,8 @@ def explanation(data: dict[str, Any]) -> list[str]:
     return [
         f"decision {record.decision_id} by router {record.router}",
         *_request(record),
+        *_model(record.model_choice),
+        *_cascade(record),
         *_path(record),
         *_choice("prefill replica", record.prefill),
         *_choice("replica", record.replica),
@@ -61,6 +63,47 @@ def _request(record: DecisionRecord) -> Iterator[str]:
         f"about {signals.prompt_tokens} prompt tokens{limit}{stream}; tenant {signals.tenant}"
     )
     yield f"cache    {record.cache}"
+
+
+def _model(decision: ModelDecision | None) -> Iterator[str]:
+    """Why this model, where the caller left it open."""
+    if decision is None:
+        return
+    choice, signals = decision.choice, decision.signals
+    chance = f", picked with probability {choice.propensity:.2f}" if 0 < choice.propensity < 1 else ""
+    yield (
+        f"model    {choice.model or 'none'} for {decision.asked!r} by {choice.policy}, "
+        f"state {choice.version} ({_words(choice.reasons)}{chance})"
+    )
+    read = "with" if signals.embedding else "without"
+    hints = "".join(f", hint {name}={value}" for name, value in signals.hints)
+    yield (
+        f"         goal {signals.goal.value}, category {signals.category} "
+        f"({signals.category_confidence:.2f}), language {signals.language}, "
+        f"complexity {signals.complexity:.2f}, turn {signals.turns}"
+        f"{', tools' if signals.tools else ''}{hints}, {read} embedding"
+    )
+    ranked = sorted(decision.candidates, key=lambda c: (-choice.scores.get(c.model, float("-inf")), c.model))
+    for candidate in ranked[:_CANDIDATES_SHOWN]:
+        score = choice.scores.get(candidate.model)
+        shown = "not scored" if score is None else f"score {score:6.3f}"
+        yield (
+            f"  {'→' if candidate.model == choice.model else ' '} {shown}  {candidate.model}  "
+            f"picked with {choice.propensities.get(candidate.model, 0.0):.2f}, "
+            f"about ${candidate.cost_usd:.3g}, {candidate.energy_j:.3g} J, TTFT {candidate.ttft_s:.3f} s"
+            f"{'' if candidate.usable else ', not usable'}"
+        )
+
+
+def _cascade(record: DecisionRecord) -> Iterator[str]:
+    """What every model of a cascade did."""
+    for number, answer in enumerate(record.cascade, start=1):
+        grade = "not graded" if answer.grade is None else f"graded {answer.grade:.2f}"
+        sent = "sent" if answer.accepted else "not sent"
+        yield (
+            f"cascade {number}: {answer.model}, {grade}, {sent} ({_words(answer.reasons)}); "
+            f"{answer.prompt_tokens} tokens in, {answer.output_tokens} out, ${answer.cost_usd:.3g}"
+        )
 
 
 def _path(record: DecisionRecord) -> Iterator[str]:

@@ -4,13 +4,22 @@ from typing import Any
 
 import pytest
 
-from cluster.entities.decision import Attempt, DecisionRecord, PathDecision, ReplicaDecision
+from cluster.entities.decision import (
+    Attempt,
+    CascadeAnswer,
+    DecisionRecord,
+    ModelDecision,
+    PathDecision,
+    ReplicaDecision,
+)
+from cluster.entities.model_routing import Goal, ModelCandidate, ModelChoice, ModelSignals
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaView, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path, PathChoice, ReplicaChoice
 from cluster.entities.timeline import Timeline
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.replay import to_json
+from cluster.replay.codec import encode
 from operators.cli.console import CliError
 from operators.cli.explain import explanation
 
@@ -112,6 +121,84 @@ def test_candidates_stand_best_first_with_their_scores() -> None:
     assert first.split()[:4] == ["→", "0.250", "s", "d-1"]
     assert "in flight 5/64" in second
     assert "filtered out" in third
+
+
+def _with_a_choice(**changes: Any) -> dict[str, Any]:
+    data = _record()
+    candidates = (
+        ModelCandidate(model="big", cost_usd=0.002, energy_j=120.0, ttft_s=0.5),
+        ModelCandidate(model="small", cost_usd=0.0001, energy_j=9.0, ttft_s=0.1),
+        ModelCandidate(model="gone", usable=False),
+    )
+    decision = ModelDecision(
+        asked="auto:cheap",
+        signals=ModelSignals(
+            goal=Goal.CHEAP,
+            tenant="t-1",
+            category="math",
+            category_confidence=0.83,
+            language="en",
+            complexity=0.25,
+            turns=2,
+            hints=(("task", "sum"),),
+            embedding=(1.0,),
+        ),
+        candidates=candidates,
+        decided_at_s=1.0,
+        draw=0.5,
+        choice=ModelChoice(
+            model="small",
+            policy="linucb",
+            version=41,
+            scores={"big": 0.2, "small": 0.7},
+            propensities={"big": 0.01, "small": 0.99},
+            reasons=(Reason.HIGHEST_SCORE,),
+        ),
+    )
+    return {**data, "model_choice": encode(decision), **changes}
+
+
+def test_the_choice_of_a_model_with_everything_it_was_made_from() -> None:
+    lines = explanation(_with_a_choice())
+    start = next(number for number, line in enumerate(lines) if line.startswith("model"))
+    assert lines[start] == (
+        "model    small for 'auto:cheap' by linucb, state 41 (highest score, picked with probability 0.99)"
+    )
+    assert (
+        "goal cheap, category math (0.83), language en, complexity 0.25, turn 2, hint task=sum"
+        in lines[start + 1]
+    )
+    first, second, third = lines[start + 2 : start + 5]
+    assert first.split()[:4] == ["→", "score", "0.700", "small"]
+    assert "picked with 0.01, about $0.002, 120 J, TTFT 0.500 s" in second
+    assert third.startswith("    not scored  gone")
+    assert third.endswith("not usable")
+
+
+def test_every_model_of_a_cascade_has_its_line() -> None:
+    answers = [
+        CascadeAnswer(
+            model=model,
+            grade=grade,
+            accepted=accepted,
+            reasons=(reason,),
+            prompt_tokens=10,
+            output_tokens=3,
+            cost_usd=0.001,
+            started_at_s=1.0,
+            ended_at_s=2.0,
+        )
+        for model, grade, accepted, reason in (
+            ("small", 0.125, False, Reason.BETTER_MODEL_EXPECTED),
+            ("big", None, True, Reason.ANSWER_GOOD_ENOUGH),
+        )
+    ]
+    lines = explanation(_with_a_choice(cascade=[encode(answer) for answer in answers]))
+    assert (
+        "cascade 1: small, graded 0.12, not sent (better model expected); 10 tokens in, 3 out, $0.001"
+        in lines
+    )
+    assert "cascade 2: big, not graded, sent (answer good enough); 10 tokens in, 3 out, $0.001" in lines
 
 
 def test_latencies_and_tokens() -> None:
