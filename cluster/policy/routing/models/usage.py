@@ -59,7 +59,9 @@ def with_outcome(usage: Usage, outcome: ModelOutcome, *, window: int, models_max
     rows = known.rows.copy() if known is not None else np.zeros((window, _MEASURES))
     count = known.count if known is not None else 0
     after_first_s = max(outcome.latency_s - outcome.ttft_s, 0.0)
-    rows[count % window] = (outcome.cost_usd, outcome.energy_j, after_first_s, outcome.ttft_s)
+    # an answer that no meter caught is not free: it counts as the model's others
+    energy_j = outcome.energy_j or (float(known.summary[ENERGY]) if known is not None else 0.0)
+    rows[count % window] = (outcome.cost_usd, energy_j, after_first_s, outcome.ttft_s)
     models = {name: other for name, other in usage.models.items() if name != outcome.model}
     while len(models) >= models_max:
         del models[next(iter(models))]
