@@ -185,9 +185,6 @@ OUTCOMES_DROPPED = Metric(
     "counter",
     "Outcomes and signals that nothing was learnt from because the learner was away for too long.",
 )
-MODEL_STATE_VERSION = Metric(
-    "tidemill_model_state_version", "gauge", "Version of the learnt state that models are chosen from."
-)
 MODEL_STATE_AGE = Metric(
     "tidemill_model_state_age_seconds",
     "gauge",
@@ -238,7 +235,6 @@ CATALOGUE: tuple[Metric, ...] = (
     CASCADE_ANSWERS,
     FEEDBACK,
     OUTCOMES_DROPPED,
-    MODEL_STATE_VERSION,
     MODEL_STATE_AGE,
     CACHE_LOOKUPS,
     CACHE_ENTRIES,

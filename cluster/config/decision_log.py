@@ -21,5 +21,9 @@ class DecisionLogConfig(Section):
     memory_records_max: int = Field(default=2000, ge=1)
     """Latest records kept in memory for `/admin/decisions/{id}`."""
 
+    embeddings: bool = True
+    """Whether records hold the sentence embeddings from which models were chosen. With them another policy
+    can be judged on old traffic (`tidemill evaluate`); they are no text, but tell what prompts are about."""
+
     queue_max: int = Field(default=10_000, ge=1)
     """Records that may wait to be written; one more is dropped and counted."""

@@ -33,7 +33,7 @@ class Admin:
         """Prometheus."""
         models = self._core.models
         if models is not None:
-            self._core.metrics.model_state(models.version, self._core.wall_s() - models.heard_at_s)
+            self._core.metrics.model_state(self._core.wall_s() - models.heard_at_s)
         text = self._core.metrics.text(in_flight=self._core.queue.in_flight, queued=self._core.queue.queued)
         await responder.whole(200, "text/plain; version=0.0.4; charset=utf-8", text)
 

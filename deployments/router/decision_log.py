@@ -61,6 +61,9 @@ class DecisionLog:
         """Take a record. Never waits."""
         # The hashes are the prompt's fingerprint and long; decisions can be taken again without them.
         lean = replace(record, signals=replace(record.signals, block_hashes=()))
+        choice = lean.model_choice
+        if choice is not None and not self._config.embeddings:
+            lean = replace(lean, model_choice=replace(choice, signals=replace(choice.signals, embedding=())))
         line = orjson.dumps(lean)
         self._latest[record.decision_id] = line
         if len(self._latest) > self._config.memory_records_max:

@@ -52,7 +52,6 @@ _OURS = (
     catalogue.CASCADE_ANSWERS,
     catalogue.FEEDBACK,
     catalogue.OUTCOMES_DROPPED,
-    catalogue.MODEL_STATE_VERSION,
     catalogue.MODEL_STATE_AGE,
 )
 
@@ -156,9 +155,8 @@ class RouterMetrics:
         """Count an outcome that was lost."""
         self._get(catalogue.OUTCOMES_DROPPED).inc()
 
-    def model_state(self, version: int, age_s: float) -> None:
-        """Show what models are chosen from."""
-        self._get(catalogue.MODEL_STATE_VERSION).set(version)
+    def model_state(self, age_s: float) -> None:
+        """Show how old what models are chosen from may be."""
         self._get(catalogue.MODEL_STATE_AGE).set(max(0.0, age_s))
 
     def fleet(self, reports: Iterable[ReplicaReport]) -> None:

@@ -162,6 +162,13 @@ async def test_the_embedding_comes_with_the_look_up_or_is_asked_for(start_cluste
     assert cluster.cache._encoder.texts_encoded == 1, "a named model needs none"
 
 
+async def test_embeddings_can_be_kept_out_of_the_log(start_cluster):
+    cluster = await start_cluster({**TWO, "decision_log": {"embeddings": False}}, encoder=True)
+    signals = (await cluster.decision(await ask(cluster, "auto")))["model_choice"]["signals"]
+    assert signals["embedding"] == []
+    assert signals["category_confidence"] > 0, "it was there for the choice"
+
+
 async def test_a_slow_encoder_delays_a_request_only_so_long(start_cluster, monkeypatch):
     cluster = await start_cluster(
         {**TWO, "routing": TWO["routing"] | {"learning": {"text_signals_timeout_s": 0.1}}}, encoder=True
