@@ -16,7 +16,7 @@ LANGUAGES = (
 )  # fmt: skip
 """ISO 639-1 codes that are told apart. Near neighbours of these with few texts on the web would be found
 where they are not: short Spanish is taken for Galician, Chinese for Cantonese."""
-TEXT_BYTES_READ = 256
+TEXT_BYTES_READ = 160
 """A language shows itself in its first sentence; the rest of a longer text is not read."""
 _CONFIDENCE_MIN = 0.5
 """What is less likely right than wrong is not said; most code and formulas are below it."""
