@@ -87,7 +87,7 @@ class TextSignals:
         """The inverse of `to_header`.
 
         Raises:
-            ValueError, TypeError: it is no such value.
+            ValueError, TypeError, KeyError: it is no such value.
         """
         fields = json.loads(value)
         steps = array("h", base64.b64decode(fields.pop("embedding"), validate=True))

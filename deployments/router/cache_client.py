@@ -113,7 +113,7 @@ def _text_signals(headers: Mapping[str, str]) -> TextSignals | None:
         return None
     try:
         return TextSignals.from_header(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         logger.warning("text signals cannot be read: %s", error)
         return None
 

@@ -15,7 +15,7 @@ from cluster.entities.pool import ReplicaId, ReplicaView, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals
 from cluster.policy.routing.replicas.length_limits import pools_for_length
-from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.policies import choose_replica
 from cluster.policy.routing.replicas.prefix_index import block_hashes
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens, learn
 from deployments.messages import SEMANTIC_CACHE, FleetState

@@ -12,7 +12,7 @@ from deployments.router.errors import ApiError, bad_request
 from deployments.router.responder import Responder
 
 PATH = "/v1/feedback"
-_ID = re.compile(r"d-([0-9a-f]{12})-[0-9a-f]{10}")
+_ID = re.compile(r"d-[0-9a-f]{12}-[0-9a-f]{10}")
 _SOURCES = (FeedbackSource.CALLER, FeedbackSource.JUDGE)
 """Automatic signals are not a caller's to send."""
 
@@ -27,8 +27,8 @@ async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
     if core.learning is None:
         message = "No model is chosen here that could be judged: callers name their models (routing.auto)."
         raise ApiError(status=404, message=message, code="model_routing_off")
-    judgement, decided_at_s = _parsed(raw, core.wall_s())
-    result = await core.learning.judge(judgement, decided_at_s=decided_at_s)
+    judgement = _parsed(raw, core.wall_s())
+    result = await core.learning.judge(judgement)
     core.metrics.feedback(judgement.source, result)
     if result is FeedbackResult.UNKNOWN:
         window_s = core.config.routing.learning.feedback_window_s
@@ -53,8 +53,7 @@ async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
     await responder.json(200, content)
 
 
-def _parsed(raw: bytes, now_s: float) -> tuple[Feedback, float]:
-    """The judgement, and when its decision was made."""
+def _parsed(raw: bytes, now_s: float) -> Feedback:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -65,8 +64,7 @@ def _parsed(raw: bytes, now_s: float) -> tuple[Feedback, float]:
         if name not in {"decision_id", "reward", "source"}:
             raise bad_request(f"`{name}` is not known; feedback has decision_id, reward, source.", param=name)
     decision_id, reward = body.get("decision_id"), body.get("reward")
-    found = _ID.fullmatch(decision_id) if isinstance(decision_id, str) else None
-    if found is None:
+    if not isinstance(decision_id, str) or not _ID.fullmatch(decision_id):
         message = "`decision_id` must be the x-tidemill-decision-id of an answer."
         raise bad_request(message, param="decision_id")
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
@@ -76,7 +74,4 @@ def _parsed(raw: bytes, now_s: float) -> tuple[Feedback, float]:
     source = body.get("source", FeedbackSource.CALLER.value)
     if source not in [known.value for known in _SOURCES]:
         raise bad_request(f"`source` must be one of {', '.join(_SOURCES)}.", param="source")
-    judgement = Feedback(
-        decision_id=str(decision_id), reward=float(reward), source=FeedbackSource(source), at_s=now_s
-    )
-    return judgement, int(found.group(1), 16) / 1000
+    return Feedback(decision_id=decision_id, reward=float(reward), source=FeedbackSource(source), at_s=now_s)

@@ -20,9 +20,9 @@ _GATHER_S = 0.1
 """Outcomes of so long a time travel together."""
 _RETRY_S = 1.0
 _BATCH_MAX = 500
-_NEW_S = 10.0
-"""A decision so young may still be in another router's outbox."""
+_ASKS = 3
 _ASK_AGAIN_S = 0.3
+"""What is unknown may still be in another router's outbox, so it is asked for again."""
 
 
 class LearningLink:
@@ -77,27 +77,22 @@ class LearningLink:
             self._outbox.append(event)
         self._something.set()
 
-    async def judge(self, feedback: Feedback, *, decided_at_s: float) -> FeedbackResult:
+    async def judge(self, feedback: Feedback) -> FeedbackResult:
         """Bring one judgement to the learner and say what became of it.
-
-        Args:
-            feedback: the judgement.
-            decided_at_s: when the decision was made, Unix time.
 
         Raises:
             ApiError: 503, the learner is away.
         """
         try:
             async with asyncio.timeout(self._config.feedback_timeout_s):
-                while True:
+                for ask in range(_ASKS):
+                    await asyncio.sleep(_ASK_AGAIN_S if ask else 0)
                     await self._send()  # the decision itself may still be waiting here
                     result = await self._learner.judge(feedback)
-                    if result is not FeedbackResult.UNKNOWN or feedback.at_s - decided_at_s > _NEW_S:
-                        return result
-                    await asyncio.sleep(_ASK_AGAIN_S)
+                    if result is not FeedbackResult.UNKNOWN:
+                        break
+                return result
         except TimeoutError:
-            if feedback.at_s - decided_at_s <= _NEW_S:
-                return FeedbackResult.UNKNOWN
             raise overloaded("The learner did not answer in time.", status=503, retry_after_s=2) from None
         except LearnerAwayError as error:
             raise overloaded(f"The learner is away: {error}", status=503, retry_after_s=2) from error

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.config import ConfigError, load_config, parse_config
+from cluster.config import ConfigError, check_config, load_config, parse_config
+from cluster.entities.model_routing import Goal
 
 GOOD = """
 models: {small: {source: simulated, aliases: [auto]}}
@@ -103,3 +104,60 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 )
 def test_ports_that_ray_needs_itself_are_refused(ports, words):
     assert words in message(GOOD + f"local_cluster: {{{ports}}}\n")
+
+
+TWO = """
+models: {{first: {{source: simulated{alias}}}, second: {{source: simulated}}}}
+pools:
+  a: {{model: first, engine: {{kind: simulated}}}}
+  b: {{model: second, engine: {{kind: simulated}}}}
+{more}
+"""
+
+
+def two(*, alias="", more=""):
+    return TWO.format(alias=f", aliases: [{alias}]" if alias else "", more=more)
+
+
+def test_several_models_leave_auto_open_and_one_does_not():
+    config = parse_config(two())
+    assert config.routes_models
+    assert [config.goal_of(name) for name in ("auto", "auto:cheap", "auto:quality")] == list(Goal)
+    assert config.goal_of("first") is None
+    alone = parse_config(
+        "models: {m: {source: simulated}}\npools: {p: {model: m, engine: {kind: simulated}}}"
+    )
+    assert not alone.routes_models
+    assert alone.goal_of("auto") is None
+
+
+def test_auto_as_a_plain_alias_stays_one():
+    config = parse_config(two(alias="auto"))
+    assert config.model_for("auto") == "first"
+    assert not config.routes_models
+    assert "auto:cheap" not in config.client_names
+
+
+def test_an_alias_that_would_also_leave_the_model_open_is_a_conflict():
+    found = message(two(alias="auto", more="routing: {models: {policy: linucb}}"))
+    assert "models.first.aliases: 'auto' names this model" in found
+    assert "set routing.auto.enabled: false" in found
+    renamed = parse_config(
+        two(alias="auto", more="routing: {auto: {enabled: true, balanced: any}, models: {policy: linucb}}")
+    )
+    assert renamed.goal_of("any") is Goal.BALANCED
+    assert renamed.model_for("auto") == "first"
+    off = parse_config(two(alias="auto", more="routing: {auto: {enabled: false}, models: {policy: linucb}}"))
+    assert not off.routes_models
+
+
+def test_the_three_names_must_differ():
+    found = message(two(more="routing: {auto: {cheap: auto}}"))
+    assert "balanced, cheap and quality must be three different names" in found
+
+
+def test_a_configuration_means_the_same_after_a_round_through_json():
+    for text in (two(), two(alias="auto")):
+        config = parse_config(text)
+        again = check_config(config.model_dump(mode="json"))
+        assert again.routes_models == config.routes_models

@@ -26,6 +26,7 @@ LEARNING = {
 async def two(start_cluster, monkeypatch):
     """Two models and a bandit that has learnt nothing."""
     monkeypatch.setattr(learning, "_GATHER_S", 0.005)
+    monkeypatch.setattr(learning, "_ASK_AGAIN_S", 0.02)
     return await start_cluster(LEARNING)
 
 
@@ -92,7 +93,7 @@ async def test_malformed_feedback_is_refused_in_openai_s_shape(two, body, param)
     assert told.json["error"]["param"] == param
 
 
-async def test_an_unknown_decision_is_404_at_once_and_only_post_is_there(two):
+async def test_an_unknown_decision_is_404_and_only_post_is_there(two):
     told = await two.post("/v1/feedback", {"decision_id": "d-0190a1b2c3d4-0123456789", "reward": 1})
     assert (told.status, told.json["error"]["code"]) == (404, "decision_not_found")
     assert (await two.get("/v1/feedback")).status == 405

@@ -300,3 +300,20 @@ async def test_a_hit_costs_well_under_a_millisecond_of_processor(cache):
     for _ in range(300):
         await cache.service.app(dict(scope), receive, send)
     assert (time.process_time() - started_s) / 300 < 0.001
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"wait_s": 1}, "text"), ({"text": "", "wait_s": 1}, "text"), ({"text": "x"}, "wait_s")]
+    + [({"text": "x", "wait_s": wait_s}, "wait_s") for wait_s in (-1, 61, "1", True, None)],
+)
+async def test_a_malformed_request_for_text_signals_is_refused(cache, body, param):
+    answer = await cache.client.post("/text-signals", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+async def test_without_the_models_that_read_texts_there_are_no_signals(cache):
+    answer = await cache.client.post("/text-signals", json={"text": "hello", "wait_s": 1})
+    assert answer.status_code == 204
+    assert "x-tidemill-text-signals" not in answer.headers
