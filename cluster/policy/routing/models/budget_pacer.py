@@ -28,8 +28,8 @@ EVERYBODY = ""
 
 _WINDOW = 256
 _REQUESTS_PER_SOLUTION = 8
-_BISECTIONS = 32
-_PRICE_SPAN = (1e-5, 1e6)
+_BISECTIONS = 24
+_PRICE_SPAN = (1e-4, 1e5)
 """Quality per mean cost between which a price is searched."""
 _DEBT_HORIZONS_MAX = 10.0
 """Debts beyond are forgiven, so that one bad day does not starve a week."""

@@ -57,6 +57,11 @@ class ClusterScorer:
         """As in the configuration."""
         return "cluster"
 
+    @property
+    def learns_burden(self) -> bool:
+        """Only quality is learnt."""
+        return False
+
     def initial(self) -> ClusterState:
         """No cluster, no model."""
         return ClusterState(

@@ -69,6 +69,11 @@ class LinearScorer:
         """As in the configuration."""
         return self._rule
 
+    @property
+    def learns_burden(self) -> bool:
+        """Only quality is learnt."""
+        return False
+
     def initial(self) -> LinearState:
         """Knows no model."""
         return self._empty()
@@ -108,7 +113,8 @@ class LinearScorer:
         idle = state.answers - state.touched
         growth = np.minimum(self._forgetting**-idle, self._linear.inflation_max)
         # of all models, because picking some would copy their matrices
-        width[known] = np.sqrt(np.maximum((state.inverse @ x) @ x, 0.0) * growth)[at]
+        if self._rule in ("linucb", "thompson"):
+            width[known] = np.sqrt(np.maximum((state.inverse @ x) @ x, 0.0) * growth)[at]
         if self._rule == "linucb":
             quality += self._linear.alpha * width
         return Expected(quality=quality, width=width * self._linear.noise)

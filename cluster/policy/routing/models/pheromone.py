@@ -51,6 +51,11 @@ class PheromoneScorer:
         """As in the configuration."""
         return "pheromone"
 
+    @property
+    def learns_burden(self) -> bool:
+        """Good answers that took less reinforce more."""
+        return True
+
     def initial(self) -> PheromoneState:
         """No trail."""
         return PheromoneState()

@@ -57,6 +57,10 @@ class Scorer(Protocol[StateT]):
     def name(self) -> str:
         """As in `routing.models.policy`."""
 
+    @property
+    def learns_burden(self) -> bool:
+        """Whether what an answer took changes what is learnt of its quality."""
+
     def initial(self) -> StateT:
         """The state before anything was judged."""
 
@@ -199,7 +203,7 @@ class ScoredPolicy(Generic[StateT]):
             usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
         scorer, judged = state.scorer, state.judged
         if outcome.quality is not None:
-            burden = self._burden_of(outcome, usage)
+            burden = self._burden_of(outcome, usage) if self._scorer.learns_burden else 0.0
             scorer = self._scorer.learn(scorer, outcome.signals, outcome.model, outcome.quality, burden)
             judged = self._judged(judged, outcome.model)
         pacer = state.pacer

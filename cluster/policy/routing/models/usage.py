@@ -118,5 +118,6 @@ def usage_from(fields: Mapping[str, Any], *, window: int) -> Usage:
 def _summary(rows: Numbers, count: int) -> ModelUsage:
     filled = rows[: min(count, len(rows))]
     shown = np.column_stack([filled[:, COST], filled[:, ENERGY], filled[:, SERVICE] + filled[:, TTFT]])
-    low, high = np.quantile(shown, _QUANTILES, axis=0)
+    ranked = np.sort(shown, axis=0)
+    low, high = (ranked[round(share * (len(ranked) - 1))] for share in _QUANTILES)
     return ModelUsage(rows=rows, count=count, summary=np.concatenate([filled.mean(axis=0), low, high]))
