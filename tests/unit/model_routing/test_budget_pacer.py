@@ -70,9 +70,9 @@ def test_no_single_cheaper_model_is_better_than_the_paced_mixture(step):
     """ParetoBandit's published pacer gives 0.898 at a budget at which its middle model alone gives 0.923."""
     budget = 3e-5 * (1.5e-2 / 3e-5) ** (step / 8)
     world = World(WIDE_COST_USD, WIDE_QUALITY)
-    _, _, _, state = world.run(policy("linucb", trial_answers=80, trial_share=0.6), 400)
+    _, _, _, state = world.run(policy("linucb", trial_answers=100, trial_share=0.6), 600)
     routed = policy("linucb", budgets={"usd_per_request": budget}, exploration_share=0.0)
-    _, spent, chosen, _ = world.run(routed, 600, seed=step, state=state)
+    _, spent, chosen, _ = world.run(routed, 900, seed=step, state=state)
     assert spent <= 1.02 * budget
     # expected, not drawn: the luck of single answers is not the policy's
     mean = {model: float(np.mean(WIDE_QUALITY[model])) for model in MODELS}
