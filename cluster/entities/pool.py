@@ -112,6 +112,12 @@ class ReplicaCandidate(Protocol):
     def put_aside_until_s(self) -> float: ...  # noqa: D102
     @property
     def energy(self) -> MarginalEnergy | None: ...  # noqa: D102
+    @property
+    def requests_waiting(self) -> int: ...  # noqa: D102
+    @property
+    def decode_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def adapters(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +132,8 @@ class ReplicaView:
     """Uncached prompt tokens this router has dispatched there whose first token has not come back."""
     requests_in_flight: int = 0
     """Requests this router has in flight there."""
+    requests_waiting: int = 0
+    """Those of them whose first token has not come back."""
     decode_tokens: int = 0
     """Context tokens of the requests that are decoding there."""
     cached_tokens: int = 0
@@ -143,3 +151,5 @@ class ReplicaView:
     energy: MarginalEnergy | None = None
     """What another request costs there, from its pool's power and performance in the last fleet snapshot;
     None if there is none."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that it holds."""

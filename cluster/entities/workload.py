@@ -43,6 +43,10 @@ class RequestSignals:
     max_output_tokens: int | None = None
     """The client's bound on output tokens; None if it gave none."""
     stream: bool = False
+    session: str = ""
+    """Opaque id of the conversation, derived from what the client sent; empty if it sent nothing."""
+    adapter: str = ""
+    """The LoRA adapter that the request asks for; empty for none."""
     splittable: bool = False
     """Whether prefill and decode may run on two engines: one prompt, one choice, and nothing asked of the
     prompt's own tokens."""

@@ -13,7 +13,7 @@ from cluster.config.routing import RoutingConfig
 from cluster.entities.decision import DecisionRecord, ReplicaDecision
 from cluster.entities.routing import PathChoice, ReplicaChoice
 from cluster.policy.disaggregation import choose_path
-from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.policies import choose_replica
 from cluster.replay.codec import DecisionLogError, decoder, encode
 
 
@@ -108,6 +108,7 @@ def _replica_differences(
         routing.replicas,
         now_s=decision.decided_at_s,
         draw=decision.draw,
+        remembered=decision.remembered,
     )
     return _differences(name, decision.choice, again)
 

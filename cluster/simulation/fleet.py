@@ -8,55 +8,36 @@ from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import MarginalEnergy, PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from cluster.performance.latency import prefill_tokens_per_s, step_s
 from cluster.policy.routing.replicas.energy import marginal_energy
+from cluster.policy.routing.replicas.memory import ReplicaMemory
 from cluster.simulation.engine import VirtualEngine
 from cluster.simulation.request import SimulatedRequest
 
 
-class SimulatedReplica:
-    """An engine and what the router counts on it; replica routing reads it like a `ReplicaView`."""
+class Countable:
+    """What is counted on a replica, and what follows from the counts; replica routing reads it."""
 
     __slots__ = (
         "cached_tokens",
         "decode_tokens",
-        "engine",
-        "in_flight",
         "kv_cache_usage",
-        "max_concurrent_requests",
         "pending_prefill_tokens",
-        "phase",
         "pool",
-        "prefill_tokens_per_s",
-        "put_aside_until_s",
-        "replica_id",
         "requests_in_flight",
-        "role",
-        "since_s",
-        "started_at_s",
+        "requests_waiting",
     )
 
-    def __init__(
-        self, replica_id: ReplicaId, pool: "SimulatedPool", engine: VirtualEngine, now_s: float
-    ) -> None:
-        """A replica that has just become ready."""
-        performance = pool.performance
-        self.replica_id = replica_id
+    adapters: tuple[str, ...] = ()
+
+    def __init__(self, pool: "SimulatedPool") -> None:
         self.pool = pool
-        self.role = pool.config.role
-        self.phase = ReplicaPhase.READY
-        self.engine = engine
         self.pending_prefill_tokens = 0
         self.requests_in_flight = 0
+        self.requests_waiting = 0
         self.decode_tokens = 0
         self.cached_tokens = 0
         """Of the prompt that is being routed; set before every choice."""
         self.kv_cache_usage = 0.0
         """Fraction of its KV cache in use; set before every choice."""
-        self.prefill_tokens_per_s = prefill_tokens_per_s(performance)
-        self.max_concurrent_requests = pool.config.max_concurrent_requests
-        self.put_aside_until_s = 0.0
-        self.in_flight: dict[int, SimulatedRequest] = {}
-        self.started_at_s = now_s
-        self.since_s = now_s
 
     @property
     def step_s(self) -> float:
@@ -74,6 +55,44 @@ class SimulatedReplica:
         return marginal_energy(
             self.pool.performance, sequences=self.requests_in_flight, context_tokens=self.decode_tokens
         )
+
+
+class SimulatedReplica(Countable):
+    """An engine and what is counted on it; replica routing reads it like a `ReplicaView`."""
+
+    __slots__ = (
+        "engine",
+        "in_flight",
+        "max_concurrent_requests",
+        "phase",
+        "prefill_tokens_per_s",
+        "put_aside_until_s",
+        "replica_id",
+        "role",
+        "since_s",
+        "started_at_s",
+    )
+
+    def __init__(
+        self, replica_id: ReplicaId, pool: "SimulatedPool", engine: VirtualEngine, now_s: float
+    ) -> None:
+        """A replica that has just become ready."""
+        super().__init__(pool)
+        self.replica_id = replica_id
+        self.role = pool.config.role
+        self.phase = ReplicaPhase.READY
+        self.engine = engine
+        self.prefill_tokens_per_s = prefill_tokens_per_s(pool.performance)
+        self.max_concurrent_requests = pool.config.max_concurrent_requests
+        self.put_aside_until_s = 0.0
+        self.in_flight: dict[int, SimulatedRequest] = {}
+        self.started_at_s = now_s
+        self.since_s = now_s
+
+    @property
+    def replica(self) -> "SimulatedReplica":
+        """Itself: where there is one router, it sees the truth."""
+        return self
 
     def report(self, now_s: float, wall_s: float) -> ReplicaReport:
         """What it says of itself."""
@@ -97,38 +116,100 @@ class SimulatedReplica:
         )
 
 
+class SeenReplica(Countable):
+    """A replica as one of several routers sees it: its own dispatches at once, those of the others late."""
+
+    __slots__ = (
+        "max_concurrent_requests",
+        "prefill_tokens_per_s",
+        "put_aside_until_s",
+        "replica",
+        "replica_id",
+        "role",
+    )
+
+    def __init__(self, replica: SimulatedReplica, now_s: float) -> None:
+        """As of now."""
+        super().__init__(replica.pool)
+        self.replica = replica
+        self.replica_id = replica.replica_id
+        self.role = replica.role
+        self.prefill_tokens_per_s = replica.prefill_tokens_per_s
+        self.max_concurrent_requests = replica.max_concurrent_requests
+        self.put_aside_until_s = 0.0
+        self.look(now_s)
+
+    @property
+    def phase(self) -> ReplicaPhase:
+        """Who joins and leaves is told at once."""
+        return self.replica.phase
+
+    def look(self, now_s: float) -> None:
+        """Take over what the snapshot of this instant says of all routers' requests."""
+        replica = self.replica
+        self.pending_prefill_tokens = replica.pending_prefill_tokens
+        self.requests_in_flight = replica.requests_in_flight
+        self.requests_waiting = replica.requests_waiting
+        self.decode_tokens = replica.decode_tokens
+        self.kv_cache_usage = replica.engine.kv_cache_usage_at(now_s)
+
+
 @dataclass(slots=True)
 class Dispatch:
-    """One request's weight on one replica, from dispatch to release."""
+    """One request's weight on one replica, from dispatch to release, and on what its router sees of it."""
 
     replica: SimulatedReplica
     uncached_tokens: int
+    memory: ReplicaMemory
+    counted: tuple[Countable, ...]
     decoding: bool = False
 
     @classmethod
-    def take(cls, replica: SimulatedReplica, request: SimulatedRequest, uncached_tokens: int) -> "Dispatch":
+    def take(
+        cls,
+        seen: SimulatedReplica | SeenReplica,
+        request: SimulatedRequest,
+        uncached_tokens: int,
+        memory: ReplicaMemory,
+    ) -> "Dispatch":
         """Count a request in."""
-        replica.requests_in_flight += 1
-        replica.pending_prefill_tokens += uncached_tokens
+        replica = seen.replica
+        counted: tuple[Countable, ...] = (replica,) if seen is replica else (replica, seen)
+        for counts in counted:
+            counts.requests_in_flight += 1
+            counts.requests_waiting += 1
+            counts.pending_prefill_tokens += uncached_tokens
         replica.in_flight[request.index] = request
-        return cls(replica, uncached_tokens)
+        return cls(replica, uncached_tokens, memory, counted)
+
+    def recompute(self, uncached_tokens: int) -> None:
+        """The prompt comes with no ticket after all."""
+        self.uncached_tokens += uncached_tokens
+        for counts in self.counted:
+            counts.pending_prefill_tokens += uncached_tokens
 
     def first_token(self, request: SimulatedRequest) -> None:
         """The prompt has been computed; from now on the request decodes."""
-        if not self.decoding:
-            self.decoding = True
-            self.replica.pending_prefill_tokens -= self.uncached_tokens
-            self.replica.decode_tokens += request.prompt_tokens
+        if self.decoding:
+            return
+        self.decoding = True
+        for counts in self.counted:
+            counts.requests_waiting -= 1
+            counts.pending_prefill_tokens -= self.uncached_tokens
+            counts.decode_tokens += request.prompt_tokens
+        if request.blocks:
+            self.memory.answered(self.replica.replica_id, request.blocks)
 
     def release(self, request: SimulatedRequest) -> None:
         """The request is over there."""
-        replica = self.replica
-        if self.decoding:
-            replica.decode_tokens -= request.prompt_tokens
-        else:
-            replica.pending_prefill_tokens -= self.uncached_tokens
-        replica.requests_in_flight -= 1
-        del replica.in_flight[request.index]
+        for counts in self.counted:
+            counts.requests_in_flight -= 1
+            if self.decoding:
+                counts.decode_tokens -= request.prompt_tokens
+            else:
+                counts.requests_waiting -= 1
+                counts.pending_prefill_tokens -= self.uncached_tokens
+        del self.replica.in_flight[request.index]
 
 
 @dataclass(slots=True)

@@ -19,6 +19,10 @@ class Placement(Protocol):
         """The prompt has been computed; from now on the request decodes."""
         ...
 
+    def recompute(self, uncached_tokens: int) -> None:
+        """The prompt comes with no ticket after all."""
+        ...
+
     def release(self, request: "SimulatedRequest") -> None:
         """The request is over there."""
         ...

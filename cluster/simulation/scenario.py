@@ -29,6 +29,11 @@ class Scenario:
     as_live: bool = False
     """Let the provisioner know only what it would in a live cluster: it learns speed and power from what
     replicas report, and notices missing hardware by replicas that do not start. Otherwise it is told."""
+    routers: int = 1
+    """Requests go to so many routers in turn. Each knows its own dispatches at once and those of the others
+    from snapshots; what they know of prefix caches they keep to themselves."""
+    snapshot_s: float = 1.0
+    """How often routers hear of each other's requests in flight."""
     single_steps: bool = False
     """Take every engine step on its own: slow, to check the closed forms."""
     check_invariants: bool = False

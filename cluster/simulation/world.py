@@ -49,7 +49,11 @@ class World:
             for name, pool in sorted(self.config.pools.items())
         }
         self.router = SimulatedRouter(
-            self.config, self.pools.values(), seed=scenario.seed, block_tokens=block_tokens
+            self.config,
+            self.pools.values(),
+            seed=scenario.seed,
+            block_tokens=block_tokens,
+            routers=scenario.routers,
         )
         self.tally = DemandTally(self.config)
         self.requests: list[SimulatedRequest] = []
@@ -62,6 +66,8 @@ class World:
             for _ in range(pool.wanted):
                 self._add_ready(pool)
         self.router.refresh()
+        if scenario.routers > 1:
+            self.at(scenario.snapshot_s, self._exchange)
         self._arrivals = self._merged_arrivals()
         self._next_arrival = 0
         self._on_event: Callable[[], None] | None = None
@@ -112,6 +118,12 @@ class World:
             self.events += 1
             if on_event is not None:
                 on_event()
+
+    def _exchange(self, _: object) -> None:
+        """The routers tell each other what they have in flight."""
+        self.router.exchange(self.now_s)
+        if not self.done:
+            self.at(self.now_s + self.scenario.snapshot_s, self._exchange)
 
     # Requests
 
@@ -172,8 +184,7 @@ class World:
             request.prefilling = None
         request.path = Path.COMBINED
         request.computed_tokens = request.cached_tokens = 0
-        answering.uncached_tokens += request.prompt_tokens
-        answering.replica.pending_prefill_tokens += request.prompt_tokens
+        answering.recompute(request.prompt_tokens)
         self._submit(answering.replica, request)
 
     def _submit(self, replica: SimulatedReplica, request: SimulatedRequest) -> None:

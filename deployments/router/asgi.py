@@ -98,7 +98,7 @@ class RouterApp:
         if surface is Surface.EMBEDDINGS:
             await _unless_client_leaves(receive, responder, self._passthrough.embeddings(raw, responder))
             return
-        request = parse(raw, surface, self._core.config)
+        request = parse(raw, surface, self._core.config, session=headers.get("x-tidemill-session", ""))
         tenant = tenant_of(headers)
         if not surface.generates:
             work = self._passthrough.to_any_replica(request, tenant, responder)

@@ -29,7 +29,7 @@ from deployments.router.learning import LearningLink
 from deployments.router.metrics import RouterMetrics
 from deployments.router.model_routing import ModelRouter
 from deployments.router.queue import AdmissionQueue
-from deployments.router.requests import ParsedRequest
+from deployments.router.requests import ParsedRequest, session_id
 from deployments.router.retry_memory import RetryMemory
 from deployments.router.upstream import Upstream
 
@@ -70,7 +70,9 @@ class RouterCore:
         self.settings = settings
         self.router_id = router_id
         self.config_hash = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
-        self.picture = FleetPicture(config.routing.replicas, shared=config.gateway.router_replicas > 1)
+        self.picture = FleetPicture(
+            config.routing.replicas, shared=config.gateway.router_replicas > 1, now_s=self.now_s
+        )
         self.queue = AdmissionQueue(config.gateway)
         self.upstream = Upstream(config.gateway)
         self.metrics = RouterMetrics()
@@ -168,6 +170,7 @@ class RouterCore:
             block_tokens=int(per_byte * routing.prefix_block_bytes),
             max_output_tokens=request.max_output_tokens,
             stream=request.stream,
+            session=session_id(tenant, request.session),
             splittable=request.splittable,
         )
 
@@ -181,12 +184,21 @@ class RouterCore:
     def choose(self, signals: RequestSignals, candidates: tuple[ReplicaView, ...]) -> ReplicaDecision:
         """Let the policy choose among candidates."""
         now_s, draw = self.now_s(), self.draw()
-        choice = choose_replica(signals, candidates, self.config.routing.replicas, now_s=now_s, draw=draw)
+        remembered = self.picture.memory.recall((view.replica_id for view in candidates), now_s)
+        choice = choose_replica(
+            signals,
+            candidates,
+            self.config.routing.replicas,
+            now_s=now_s,
+            draw=draw,
+            remembered=remembered,
+        )
         return ReplicaDecision(
             prompt_tokens=signals.prompt_tokens,
             candidates=candidates,
             decided_at_s=now_s,
             draw=draw,
+            remembered=remembered,
             choice=choice,
         )
 

@@ -22,7 +22,8 @@ from cluster.entities.workload import RequestSignals
 from cluster.performance.latency import prefill_tokens_per_s, step_s
 from cluster.policy.routing.replicas.energy import marginal_energy
 from cluster.policy.routing.replicas.health import ReplicaHealth, after_failure, after_success
-from cluster.policy.routing.replicas.prefix_index import PrefixIndex
+from cluster.policy.routing.replicas.memory import ReplicaMemory
+from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 from deployments.messages import FleetState, PublishedPlan, ServiceReport
 
 
@@ -30,6 +31,8 @@ from deployments.messages import FleetState, PublishedPlan, ServiceReport
 class _Load:
     pending_prefill_tokens: int = 0
     requests: int = 0
+    waiting: int = 0
+    """Those without a first token."""
     decode_tokens: int = 0
     foreign_requests: int = 0
     """In flight there from other routers, as of the last report."""
@@ -44,6 +47,7 @@ class Dispatch:
     _load: _Load
     _uncached_tokens: int
     _prompt_tokens: int
+    _on_first_token: Callable[[], None]
     _on_release: Callable[[], None]
     _phase: str = "prefill"
 
@@ -51,8 +55,10 @@ class Dispatch:
         """The prompt has been computed; from now on the request decodes."""
         if self._phase == "prefill":
             self._phase = "decode"
+            self._load.waiting -= 1
             self._load.pending_prefill_tokens -= self._uncached_tokens
             self._load.decode_tokens += self._prompt_tokens
+            self._on_first_token()
 
     def recompute(self, uncached_tokens: int) -> None:
         """The prompt comes with no ticket after all: it is computed here."""
@@ -65,6 +71,7 @@ class Dispatch:
         if self._phase == "done":
             return
         if self._phase == "prefill":
+            self._load.waiting -= 1
             self._load.pending_prefill_tokens -= self._uncached_tokens
         else:
             self._load.decode_tokens -= self._prompt_tokens
@@ -74,22 +81,24 @@ class Dispatch:
 
 
 class FleetPicture:
-    """Replicas, their loads, their health and the prefixes they hold."""
+    """Replicas, their loads, their health and what was sent to them."""
 
-    def __init__(self, config: ReplicaRoutingConfig, *, shared: bool) -> None:
+    def __init__(self, config: ReplicaRoutingConfig, *, shared: bool, now_s: Callable[[], float]) -> None:
         """Start empty.
 
         Args:
             config: routing of replicas.
             shared: whether other routers send to the same replicas, so that reports must be counted too.
+            now_s: the router's clock.
         """
         self._config = config
         self._shared = shared
+        self._now_s = now_s
         self._reports: dict[ReplicaId, ReplicaReport] = {}
         self._loads: dict[ReplicaId, _Load] = {}
         self.services: tuple[ServiceReport, ...] = ()
         self._listeners: list[Callable[[], None]] = []
-        self.prefixes = PrefixIndex(config.prefix_blocks_per_replica_max)
+        self.memory = ReplicaMemory(config)
         self.version = 0
         self.plan: PublishedPlan | None = None
         """The provisioner's last decision."""
@@ -116,7 +125,7 @@ class FleetPicture:
         for gone in [replica for replica in self._loads if replica not in self._reports]:
             if not self._loads[gone].requests:
                 del self._loads[gone]
-            self.prefixes.forget(gone)
+            self.memory.forget(gone)
         for replica, report in self._reports.items():
             load = self._loads.setdefault(replica, _Load())
             if self._shared:
@@ -147,7 +156,9 @@ class FleetPicture:
         load = self._loads[report.replica_id]
         cached = 0
         if signals.block_hashes:
-            blocks = self.prefixes.cached_blocks(report.replica_id, signals.block_hashes)
+            blocks = self.memory.prefixes.cached_blocks(
+                report.replica_id, signals.block_hashes, now_s=self._now_s()
+            )
             cached = min(blocks * signals.block_tokens, signals.prompt_tokens)
         return ReplicaView(
             replica_id=report.replica_id,
@@ -156,6 +167,7 @@ class FleetPicture:
             phase=report.phase,
             pending_prefill_tokens=load.pending_prefill_tokens,
             requests_in_flight=load.requests + load.foreign_requests,
+            requests_waiting=load.waiting,
             decode_tokens=load.decode_tokens,
             cached_tokens=cached,
             prefill_tokens_per_s=report.prefill_tokens_per_s or self._prefill_rate(report.pool),
@@ -197,12 +209,33 @@ class FleetPicture:
         """
         report = self._reports[replica_id]
         load = self._loads[replica_id]
-        cached = self._view(report, signals).cached_tokens
-        uncached = 0 if computed_elsewhere else max(0, signals.prompt_tokens - cached)
+        view = self._view(report, signals)
+        uncached = 0 if computed_elsewhere else max(0, signals.prompt_tokens - view.cached_tokens)
         load.requests += 1
+        load.waiting += 1
         load.pending_prefill_tokens += uncached
-        self.prefixes.record(replica_id, signals.block_hashes)
-        return Dispatch(report, load, uncached, signals.prompt_tokens, self._tell)
+        self.memory.sent(
+            replica_id,
+            signals.block_hashes,
+            uncached_tokens=uncached,
+            ttft_s=predicted_ttft_s(
+                signals.prompt_tokens, view, assumed_tokens_per_s=self._config.assumed_prefill_tokens_per_s
+            ),
+            now_s=self._now_s(),
+        )
+        return Dispatch(
+            report,
+            load,
+            uncached,
+            signals.prompt_tokens,
+            lambda: self._answered(replica_id, signals.block_hashes),
+            self._tell,
+        )
+
+    def _answered(self, replica_id: ReplicaId, hashes: tuple[int, ...]) -> None:
+        # A replica that has left in the meantime must not be remembered again.
+        if replica_id in self._reports:
+            self.memory.answered(replica_id, hashes)
 
     def failed(self, replica_id: ReplicaId, *, now_s: float, draw: float) -> None:
         """Put a replica aside: it did not answer."""
@@ -210,7 +243,7 @@ class FleetPicture:
         if load is not None:
             load.health = after_failure(load.health, self._config, now_s=now_s, draw=draw)
             # Its prefix cache may have gone with it; believing in it would draw traffic to it.
-            self.prefixes.forget(replica_id)
+            self.memory.prefixes.forget(replica_id)
 
     def succeeded(self, replica_id: ReplicaId) -> None:
         """A replica answered."""

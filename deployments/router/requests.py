@@ -31,6 +31,8 @@ class ParsedRequest:
     stream: bool
     max_output_tokens: int | None
     splittable: bool
+    session: str = ""
+    """What the client calls its conversation; empty if it says nothing."""
     goal: Goal | None = None
     """What a client wants who leaves the model open; None if it named one, or one was chosen."""
 
@@ -45,8 +47,14 @@ class ParsedRequest:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-def parse(raw: bytes, surface: Surface, config: TidemillConfig) -> ParsedRequest:
+def parse(raw: bytes, surface: Surface, config: TidemillConfig, *, session: str = "") -> ParsedRequest:
     """Parse and check a request body.
+
+    Args:
+        raw: the body.
+        surface: which API it belongs to.
+        config: models and limits.
+        session: what a header calls the conversation; without it, the body's `user` does.
 
     Raises:
         ApiError: 400 or 404, in words that say what would be right.
@@ -75,8 +83,21 @@ def parse(raw: bytes, surface: Surface, config: TidemillConfig) -> ParsedRequest
         stream=stream,
         max_output_tokens=max_output,
         splittable=surface.generates and single and _one_plain_choice(body),
+        session=session or _user(body),
         goal=goal,
     )
+
+
+def _user(body: dict[str, Any]) -> str:
+    user = body.get("user")
+    return user if isinstance(user, str) else ""
+
+
+def session_id(tenant: str, session: str) -> str:
+    """A conversation's opaque id; equal names of two tenants have nothing in common."""
+    if not session:
+        return ""
+    return hashlib.blake2b(f"{tenant}\0{session}".encode(), digest_size=8).hexdigest()
 
 
 def _object(raw: bytes, *, depth_max: int) -> dict[str, Any]:

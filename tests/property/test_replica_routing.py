@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaView, Role
 from cluster.entities.workload import RequestSignals, Surface
-from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.policies import choose_replica
 
 NOW_S = 1000.0
 

@@ -19,7 +19,7 @@ from cluster.entities.routing import Path
 from cluster.entities.timeline import Timeline
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.disaggregation import choose_path
-from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.policies import choose_replica
 from cluster.replay import DecisionLogError, Difference, read_log, redecide, to_json
 
 ROUTING = RoutingConfig()

@@ -6,7 +6,7 @@ from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaView, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals, Surface
-from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.policies import choose_replica
 
 CONFIG = ReplicaRoutingConfig(decode_weight_s=0.5, tie_s=0.002)
 

@@ -12,7 +12,7 @@ from cluster.entities.workload import RequestSignals, Surface
 from cluster.performance.latency import step_s
 from cluster.performance.power import decode_w
 from cluster.policy.routing.replicas.energy import marginal_energy, request_energy_j
-from cluster.policy.routing.replicas.min_work import choose_replica
+from cluster.policy.routing.replicas.policies import choose_replica
 
 PERFORMANCE = ReplicaPerformance(
     step_base_s=0.01,

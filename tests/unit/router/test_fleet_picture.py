@@ -57,7 +57,7 @@ def signals(tokens=100, hashes=(), **changes):
 
 
 def picture_of(*reports, shared=False):
-    picture = FleetPicture(CONFIG, shared=shared)
+    picture = FleetPicture(CONFIG, shared=shared, now_s=lambda: 0.0)
     picture.apply(fleet(*reports))
     return picture
 
@@ -72,7 +72,7 @@ class Interleaving(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.picture = FleetPicture(CONFIG, shared=False)
+        self.picture = FleetPicture(CONFIG, shared=False, now_s=lambda: 0.0)
         self.present = set(IDS)
         self.open = []
         self.told = 0

@@ -14,8 +14,8 @@ from cluster.entities.reasons import Reason
 from cluster.entities.routing import ReplicaChoice
 from cluster.entities.workload import RequestSignals
 from cluster.policy.routing.replicas.energy import request_energy_j
+from cluster.policy.routing.replicas.interface import Situation, why
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
-from cluster.policy.routing.replicas.usable import has_room, is_put_aside, is_ready
 
 _KV_FULL = 0.95
 """From this usage on new prompts are likely to wait for blocks."""
@@ -23,40 +23,10 @@ _EQUAL_J = 1.01
 """Energies no further apart than this factor are equal, and the least work among them wins."""
 
 
-def choose_replica(
-    signals: RequestSignals,
-    candidates: Sequence[ReplicaCandidate],
-    config: ReplicaRoutingConfig,
-    *,
-    now_s: float,
-    draw: float,
-) -> ReplicaChoice:
-    """Choose the usable replica with the least predicted work.
-
-    Args:
-        signals: the request.
-        candidates: the replicas that serve the request's model in the wanted role, whatever their state.
-        config: weights and the width of a tie.
-        now_s: the instant of the decision, on the clock of `put_aside_until_s`.
-        draw: a number in [0, 1) that decides ties.
-
-    Returns:
-        The choice with the scores of all ready candidates; `replica_id` is None, with the reason, when none
-        of them can take the request now.
-
-    Raises:
-        ValueError: the draw lies outside [0, 1).
-    """
-    if not 0.0 <= draw < 1.0:
-        raise ValueError(f"draw must lie in [0, 1), not {draw!r}")
-    ready = [replica for replica in candidates if is_ready(replica)]
-    scores = {replica.replica_id: _score_s(signals.prompt_tokens, replica, config) for replica in ready}
-    with_room = [replica for replica in ready if has_room(replica)]
-    usable = [replica for replica in with_room if not is_put_aside(replica, now_s=now_s)]
-    if not usable:
-        reason = _why_none(ready=len(ready), with_room=len(with_room))
-        return ReplicaChoice(replica_id=None, scores=scores, reasons=(reason,))
-
+def min_work(situation: Situation) -> ReplicaChoice:
+    """The usable replica with the least predicted work, or the least energy among those close to it."""
+    signals, usable, config = situation.signals, situation.usable, situation.config
+    scores = work_s(signals, situation.ready, config)
     lowest_s = min(scores[replica.replica_id] for replica in usable)
     near = [replica for replica in usable if scores[replica.replica_id] <= lowest_s + config.energy_slack_s]
     energies_j = _energies_j(signals, near, config)
@@ -66,16 +36,14 @@ def choose_replica(
         frugal = [replica for replica in near if energies_j[replica.replica_id] <= bound_j]
     bound_s = min(scores[replica.replica_id] for replica in frugal) + config.tie_s
     tied = [replica for replica in frugal if scores[replica.replica_id] <= bound_s]
-    # Ordered by id, so that the same draw picks the same replica however the table was iterated.
-    tied.sort(key=lambda replica: replica.replica_id)
-    chosen = tied[int(draw * len(tied))]
+    chosen = tied[int(situation.draw * len(tied))]
     return ReplicaChoice(
         replica_id=chosen.replica_id,
         scores=scores,
         energies_j=energies_j,
-        reasons=_why(
+        reasons=_reasons(
+            situation,
             chosen,
-            usable=len(usable),
             tied=len(tied),
             by_energy=scores[chosen.replica_id] > lowest_s + config.tie_s,
         ),
@@ -98,6 +66,13 @@ def _energies_j(
     return energies_j
 
 
+def work_s(
+    signals: RequestSignals, replicas: Sequence[ReplicaCandidate], config: ReplicaRoutingConfig
+) -> dict[ReplicaId, float]:
+    """The score of each replica: predicted seconds."""
+    return {r.replica_id: _score_s(signals.prompt_tokens, r, config) for r in replicas}
+
+
 def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRoutingConfig) -> float:
     """Predicted seconds until the first token, plus what the requests decoding there slow it down."""
     ttft_s = predicted_ttft_s(
@@ -110,22 +85,10 @@ def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRouti
     return score_s + (config.kv_full_s if usage >= _KV_FULL else 0.0)
 
 
-def _why(chosen: ReplicaCandidate, *, usable: int, tied: int, by_energy: bool) -> tuple[Reason, ...]:
-    reasons: list[Reason] = []
-    if by_energy:
-        reasons.append(Reason.LEAST_ENERGY)
-    if usable == 1:
-        reasons.append(Reason.ONLY_CANDIDATE)
-    elif tied > 1:
-        reasons.append(Reason.TIE_BROKEN_BY_CHANCE)
-    elif not by_energy:
-        reasons.append(Reason.LEAST_WORK)
-    if chosen.cached_tokens > 0:
-        reasons.append(Reason.PREFIX_CACHED)
-    return tuple(reasons)
-
-
-def _why_none(*, ready: int, with_room: int) -> Reason:
-    if ready == 0:
-        return Reason.NO_REPLICA
-    return Reason.ALL_PUT_ASIDE if with_room else Reason.ALL_FULL
+def _reasons(
+    situation: Situation, chosen: ReplicaCandidate, *, tied: int, by_energy: bool
+) -> tuple[Reason, ...]:
+    if not by_energy:
+        return why(situation, chosen, tied=tied, best=Reason.LEAST_WORK)
+    found = why(situation, chosen, tied=tied, best=Reason.LEAST_ENERGY)
+    return found if Reason.LEAST_ENERGY in found else (Reason.LEAST_ENERGY, *found)

@@ -2,10 +2,11 @@
 
 The engines do not say what they keep, and asking them would cost a round trip on every request. A bounded
 record of the prompts that went to each replica is a good enough guess: a wrong one costs a recomputed prefix,
-never a wrong answer.
+never a wrong answer. What was only sent is believed for a while; the first token of its answer confirms it.
 """
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -55,35 +56,56 @@ class PrefixIndex:
         if blocks_per_replica_max < 1:
             raise ValueError(f"blocks_per_replica_max must be at least 1, not {blocks_per_replica_max}")
         self._blocks_max = blocks_per_replica_max
-        self._blocks: dict[ReplicaId, OrderedDict[int, None]] = {}
+        self._blocks: dict[ReplicaId, OrderedDict[int, float]] = {}
+        self._taken_in: dict[ReplicaId, int] = {}
 
     def __len__(self) -> int:
         """Blocks remembered for all replicas together."""
         return sum(len(blocks) for blocks in self._blocks.values())
 
-    def cached_blocks(self, replica: ReplicaId, hashes: Sequence[int]) -> int:
-        """How many leading blocks of a prompt the replica probably holds. Does not count as a use."""
+    def taken_in(self, replica: ReplicaId) -> int:
+        """Blocks that were new to a replica when they were sent there: the size of a tree that drops none."""
+        return self._taken_in.get(replica, 0)
+
+    def cached_blocks(self, replica: ReplicaId, hashes: Sequence[int], *, now_s: float = 0.0) -> int:
+        """How many leading blocks of a prompt the replica probably holds. Does not count as a use.
+
+        Args:
+            replica: whose cache.
+            hashes: of the prompt's blocks.
+            now_s: blocks that were believed in until before this are not counted.
+        """
         known = self._blocks.get(replica)
         if not known:
             return 0
         for count, block in enumerate(hashes):
-            if block not in known:
+            if known.get(block, -math.inf) < now_s:
                 return count
         return len(hashes)
 
-    def record(self, replica: ReplicaId, hashes: Sequence[int]) -> None:
-        """Note that a prompt was sent to the replica; its blocks become the most recently used."""
+    def record(self, replica: ReplicaId, hashes: Sequence[int], *, until_s: float = math.inf) -> None:
+        """Note that the replica holds a prompt; its blocks become the most recently used.
+
+        Args:
+            replica: where.
+            hashes: of the prompt's blocks.
+            until_s: how long to believe so, of a prompt that was only sent there; blocks that are known to be
+                there stay known.
+        """
         if not hashes:
             return
         known = self._blocks.setdefault(replica, OrderedDict())
+        before = len(known)
         # Last block first: a prompt then loses its tail before its head, as in the engine's own cache, and
         # what is left is still a prefix.
         for block in reversed(hashes[: self._blocks_max]):
-            known[block] = None
+            known[block] = max(until_s, known.get(block, until_s))
             known.move_to_end(block)
+        self._taken_in[replica] = self._taken_in.get(replica, 0) + len(known) - before
         while len(known) > self._blocks_max:
             known.popitem(last=False)
 
     def forget(self, replica: ReplicaId) -> None:
         """Drop everything about a replica that left or lost its cache; unknown replicas are fine."""
         self._blocks.pop(replica, None)
+        self._taken_in.pop(replica, None)
