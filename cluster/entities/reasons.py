@@ -23,6 +23,8 @@ class Reason(StrEnum):
     # replica
     LEAST_WORK = "least_work"
     LEAST_ENERGY = "least_energy"
+    BEST_SCORE = "best_score"
+    LOAD_IMBALANCED = "load_imbalanced"
     TIE_BROKEN_BY_CHANCE = "tie_broken_by_chance"
     ONLY_CANDIDATE = "only_candidate"
     PREFIX_CACHED = "prefix_cached"
