@@ -63,7 +63,10 @@ class FeaturesConfig(Section):
     complexity_bounds: tuple[float, ...] = (0.2, 0.4)
     """Where a band ends and the next begins; n bounds make n + 1 bands."""
 
-    embedding_dims: int = Field(default=32, ge=0, le=384)
+    length: bool = True
+    """Two dimensions for the logarithm of the prompt's length."""
+
+    embedding_dims: int = Field(default=42, ge=0, le=384)
     """Dimensions that the sentence embedding is projected to; 0 leaves it out."""
 
     @model_validator(mode="after")
@@ -199,6 +202,13 @@ class CascadeConfig(Section):
     models_max: int = Field(default=2, ge=2, le=8)
     """Models that may be asked for one request."""
 
+    verifier: Literal["margins", "self_check", "judge"] = "margins"
+    """What grades an answer: how sure the model was of its tokens, the model itself when it is asked whether
+    its answer is right, or the model named by `judge`."""
+
+    judge: Name | None = None
+    """Model that grades answers, for `verifier: judge`."""
+
     sigma_before: float = Field(default=0.35, gt=0)
     """Standard deviation of a model's expected quality before its answer is seen."""
 
@@ -216,6 +226,12 @@ class CascadeConfig(Section):
 
     weakest_share: float = Field(default=0.2, gt=0, le=1)
     """Share of an answer's tokens, the least certain ones, by whose certainty the answer is graded."""
+
+    @model_validator(mode="after")
+    def _has_its_judge(self) -> "CascadeConfig":
+        if (self.verifier == "judge") != (self.judge is not None):
+            raise ValueError("verifier: judge and a model for judge belong together")
+        return self
 
     @model_validator(mode="after")
     def _seeing_helps(self) -> "CascadeConfig":
@@ -281,7 +297,11 @@ class ModelRoutingConfig(Section):
     def models_named(self) -> tuple[tuple[str, str], ...]:
         """Every field of the section that names a model, with the model."""
         experts = self.category_map.experts.items()
-        single = (("category_map.fallback", self.category_map.fallback), ("default", self.default))
+        single = (
+            ("category_map.fallback", self.category_map.fallback),
+            ("cascade.judge", self.cascade.judge),
+            ("default", self.default),
+        )
         return (
             *((f"rules.{index}.use", model) for index, rule in enumerate(self.rules) for model in rule.use),
             *((f"category_map.experts.{category}", model) for category, model in experts),

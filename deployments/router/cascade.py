@@ -15,10 +15,12 @@ from cluster.entities.reasons import Reason
 from cluster.entities.workload import Surface
 from cluster.policy.routing.models.cascade import CascadeStep, JudgedAnswer, next_step
 from cluster.policy.routing.models.verifier import grade_by_margins, quality_after
+from deployments.router.automatic import answer_text
 from deployments.router.core import RouterCore
 from deployments.router.engine_answer import EngineAnswer
 from deployments.router.errors import ApiError
 from deployments.router.held_answer import HeldAnswer, margins_of, sent_as
+from deployments.router.judge import question_about, verdict_in
 from deployments.router.open_model import OpenModel
 from deployments.router.relay import Relayed
 from deployments.router.requests import ParsedRequest
@@ -37,6 +39,8 @@ class _Given:
         self.held = held
         self.started_at_s = started_at_s
         self.grade: float | None = None
+        self.verdict: EngineAnswer | None = None
+        """What a judge was asked about it."""
         self.quality = 0.0
         self.step: CascadeStep | None = None
         """What was done after it."""
@@ -45,6 +49,12 @@ class _Given:
     def relayed(self) -> Relayed:
         """What was seen of it."""
         return self.answer.relayed or Relayed()
+
+    @property
+    def used(self) -> tuple[Relayed, ...]:
+        """What was seen of it, and of its judge."""
+        judged = None if self.verdict is None else self.verdict.relayed
+        return (self.relayed,) if judged is None else (self.relayed, judged)
 
 
 class Cascade:
@@ -92,7 +102,7 @@ class Cascade:
                 if given.held.status != 200:
                     self._best = given  # the request is at fault: every model would say so
                     return
-                self._grade(given)
+                await self._grade(given)
             elif not self._given:
                 model, reasons = await self._chooser.choose()
                 self.reasons += reasons
@@ -108,7 +118,7 @@ class Cascade:
         """One model's answer; None if it failed and somebody else, or an earlier answer, can help."""
         held, started_at_s = HeldAnswer(), self._core.now_s()
         try:
-            answer = await self._ask(model, _graded(self._request.for_model(model)), held)
+            answer = await self._ask(model, self._whole(self._request.for_model(model)), held)
         except ApiError as error:
             another = self._chooser.failed(model)
             if error.status not in (502, 503) or not (another or self._given):
@@ -119,14 +129,38 @@ class Cascade:
         self._given.append(given)
         return given
 
-    def _grade(self, given: _Given) -> None:
-        margins = margins_of(given.held.content, self._request.surface)
-        given.grade = grade_by_margins(margins, self._config) if margins else None
+    def _whole(self, request: ParsedRequest) -> ParsedRequest:
+        """The request as a model gets it: not streamed, and with two candidates a token where that grades it."""
+        body = {key: value for key, value in request.body.items() if key not in ("stream", "stream_options")}
+        if self._config.verifier == "margins" and request.surface is Surface.CHAT:
+            asked = body.get("top_logprobs")
+            body |= {"logprobs": True, "top_logprobs": max(2, asked if isinstance(asked, int) else 0)}
+        elif self._config.verifier == "margins":
+            asked = body.get("logprobs")
+            body["logprobs"] = max(2, asked if isinstance(asked, int) else 0)
+        return replace(request, body={**body, "stream": False}, stream=False)
+
+    async def _grade(self, given: _Given) -> None:
+        if self._config.verifier == "margins":
+            margins = margins_of(given.held.content, self._request.surface)
+            given.grade = grade_by_margins(margins, self._config) if margins else None
+        else:
+            given.grade = await self._verdict(given, self._config.judge or given.model)
         expected = self._chooser.expected_quality(given.model)
-        # An engine that says nothing of its tokens leaves the answer at what was expected of it.
+        # Where nobody says anything of the answer, it stays at what was expected of it.
         given.quality = (
             expected if given.grade is None else quality_after(expected, given.grade, self._config)
         )
+
+    async def _verdict(self, given: _Given, judge: str) -> float | None:
+        """What a judge says of an answer; None if it says neither yes nor no, or nothing at all."""
+        text = answer_text(given.held.body, self._request.surface, streamed=False)
+        question, held = question_about(self._chooser.text, text, model=judge), HeldAnswer()
+        try:
+            given.verdict = await self._ask(judge, question, held)
+        except ApiError:
+            return None  # a judge that is away costs no answer
+        return verdict_in(held.content) if held.status == 200 else None
 
     def _next(self) -> CascadeStep:
         answers = [JudgedAnswer(model=given.model, quality=given.quality) for given in self._given]
@@ -158,8 +192,9 @@ class Cascade:
         if best.held.status != 200:
             await responder.whole(best.held.status, best.held.content_type, best.held.body)
             return relayed
-        prompt_tokens = sum(given.relayed.prompt_tokens or 0 for given in self._given)
-        output_tokens = sum(given.relayed.output_tokens for given in self._given)
+        seen = [relayed for given in self._given for relayed in given.used]
+        prompt_tokens = sum(relayed.prompt_tokens or 0 for relayed in seen)
+        output_tokens = sum(relayed.output_tokens for relayed in seen)
         usage = _usage(best.held.content, prompt_tokens, output_tokens)
         content_type, body = sent_as(self._request, {**best.held.content, "usage": usage})
         await responder.whole(200, content_type, body)
@@ -182,24 +217,19 @@ class Cascade:
                 reasons=() if given.step is None else given.step.reasons,
                 prompt_tokens=given.relayed.prompt_tokens or 0,
                 output_tokens=given.relayed.output_tokens,
-                cost_usd=self._chooser.cost_usd(given.model, given.relayed),
+                cost_usd=self._cost_usd(given),
                 started_at_s=given.started_at_s,
                 ended_at_s=given.relayed.ended_at_s or given.started_at_s,
             )
             for given in self._given
         )
 
-
-def _graded(request: ParsedRequest) -> ParsedRequest:
-    """The request as a model gets it whose answer is to be graded: whole, with two candidates a token."""
-    body = {key: value for key, value in request.body.items() if key not in ("stream", "stream_options")}
-    if request.surface is Surface.CHAT:
-        asked = body.get("top_logprobs")
-        body |= {"logprobs": True, "top_logprobs": max(2, asked if isinstance(asked, int) else 0)}
-    else:
-        asked = body.get("logprobs")
-        body["logprobs"] = max(2, asked if isinstance(asked, int) else 0)
-    return replace(request, body={**body, "stream": False}, stream=False)
+    def _cost_usd(self, given: _Given) -> float:
+        """Of an answer and its judge."""
+        cost_usd = self._chooser.cost_usd(given.model, given.relayed)
+        for relayed in given.used[1:]:
+            cost_usd += self._chooser.cost_usd(self._config.judge or given.model, relayed)
+        return cost_usd
 
 
 def _usage(answer: dict[str, Any], prompt_tokens: int, output_tokens: int) -> dict[str, Any]:

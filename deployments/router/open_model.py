@@ -49,7 +49,8 @@ class OpenModel:
         self._request = request
         self._signals = signals
         self._headers = headers
-        self._text = last_user_text(request.body, request.surface)
+        self.text = last_user_text(request.body, request.surface)
+        """What the user said last."""
         self._asked_for_text = False
         self._read: TextSignals | None = None
         self._open: OpenRequest | None = None
@@ -111,7 +112,7 @@ class OpenModel:
 
     def wanted_text(self) -> tuple[str, float]:
         """What signals are wanted of, and how long they may take."""
-        return self._text, self._core.config.routing.learning.text_signals_timeout_s
+        return self.text, self._core.config.routing.learning.text_signals_timeout_s
 
     def read(self, found: TextSignals | None) -> None:
         """What came with a look-up; it is not asked for again if nothing came in time."""
@@ -121,10 +122,10 @@ class OpenModel:
         """The model to ask now, and what there is to say about how it was found."""
         reasons: list[Reason] = []
         if self._open is None:
-            if self._text and not self._asked_for_text:
+            if self.text and not self._asked_for_text:
                 text, wait_s = self.wanted_text()
                 self.read(await self._core.cache.read_text(text, wait_s=wait_s))
-            if self._text and self._read is None:
+            if self.text and self._read is None:
                 reasons.append(Reason.TEXT_SIGNALS_MISSING)
             self._open = self._described()
         decision = self.decision = self._models.decide(self._open, self._failed)
@@ -158,7 +159,7 @@ class OpenModel:
         found = model_signals(
             goal=self._goal,
             tenant=signals.tenant,
-            user_text=self._text,
+            user_text=self.text,
             turns=max(1, len(user_texts(request.body, request.surface))),
             tools=bool(request.body.get("tools")),
             prompt_tokens=signals.prompt_tokens,
@@ -177,7 +178,7 @@ class OpenModel:
         events: list[Event] = []
         now_s = self._core.wall_s()
         earlier = self._core.retries.earlier(
-            record.signals.tenant, self._text, record.decision_id, now_s=now_s
+            record.signals.tenant, self.text, record.decision_id, now_s=now_s
         )
         automatic = self._core.config.routing.learning.automatic
         if earlier is not None:

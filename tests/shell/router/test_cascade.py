@@ -1,6 +1,7 @@
 """Answers are judged before they are sent: the first is good enough, or another model's is sent instead."""
 
 import asyncio
+import math
 
 import orjson
 import pytest
@@ -31,8 +32,10 @@ TWO = {
 class Model:
     """An engine whose every token has the same margin, and which remembers what it was asked."""
 
-    def __init__(self, name, margin, *, status=200, pause_s=0.0):
+    def __init__(self, name, margin, *, status=200, pause_s=0.0, verdict=None):
         self.name, self.margin, self.status, self.pause_s = name, margin, status, pause_s
+        self.verdict = verdict
+        """Its probability of "Yes" when it is asked to judge."""
         self.asked = []
 
     async def __call__(self, scope, receive, send):
@@ -49,7 +52,19 @@ class Model:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         chat = scope["path"].endswith("chat/completions")
         answer = self._answer(chat=chat) if self.status == 200 else {"error": {"message": "no", "code": 400}}
+        if chat and "Is this answer correct" in body["messages"][-1]["content"]:
+            answer = self._judgement()
         await send({"type": "http.response.body", "body": orjson.dumps(answer)})
+
+    def _judgement(self):
+        tops = [
+            {"token": "Yes", "logprob": math.log(self.verdict)},
+            {"token": " no", "logprob": math.log(1 - self.verdict)},
+        ]
+        message = {"role": "assistant", "content": "Yes"}
+        choice = {"index": 0, "message": message, "logprobs": {"content": [{"top_logprobs": tops}]}}
+        usage = {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41}
+        return {"choices": [choice | {"finish_reason": "length"}], "usage": usage, "model": self.name}
 
     def _answer(self, *, chat):
         words = [f"{self.name} ", "says ", "so"]
@@ -240,6 +255,43 @@ async def test_an_engine_that_says_nothing_of_its_tokens_is_believed(start_clust
     assert answer.status == 200
     steps = (await cluster.decision(answer))["cascade"]
     assert all(step["grade"] is None for step in steps)
+
+
+def _verified_by(verifier, **fields):
+    models = TWO["routing"]["models"]
+    cascade = models["cascade"] | {"verifier": verifier, **fields}
+    return {"routing": {"models": models | {"cascade": cascade}}}
+
+
+@pytest.mark.parametrize("verdict", [0.95, 0.05])
+async def test_a_model_may_judge_its_own_answer(cascade_of, verdict):
+    small, vast = Model("sim", 5.0, verdict=verdict), Model("vast", 5.0, verdict=0.9)
+    cluster = await cascade_of(small, vast, **_verified_by("self_check"))
+    answer = await ask(cluster)
+    assert answer.headers["x-tidemill-model"] == ("sim" if verdict > 0.5 else "vast")
+    first, *_ = (await cluster.decision(answer))["cascade"]
+    assert first["grade"] == pytest.approx(verdict)
+    assert "logprobs" not in small.asked[0]
+    question = small.asked[1]["messages"][0]["content"]
+    assert "Why?" in question
+    assert "sim says so" in question
+    assert answer.json["usage"]["prompt_tokens"] == (50 if verdict > 0.5 else 100)
+    await cluster.assert_idle()
+
+
+async def test_another_model_may_judge_and_its_absence_costs_no_answer(cascade_of):
+    small, vast = Model("sim", 0.05), Model("vast", 5.0, verdict=0.95)
+    cluster = await cascade_of(small, vast, **_verified_by("judge", judge="vast"))
+    answer = await ask(cluster)
+    assert answer.headers["x-tidemill-model"] == "sim"
+    (step,) = (await cluster.decision(answer))["cascade"]
+    assert step["grade"] == pytest.approx(0.95)
+    assert step["cost_usd"] == pytest.approx((40 * 1 + 1 * 10) / 1e6), "the judge's"
+    vast.status = 500
+    again = await ask(cluster)
+    assert again.headers["x-tidemill-model"] == "sim"
+    assert (await cluster.decision(again))["cascade"][0]["grade"] is None
+    await cluster.assert_idle()
 
 
 async def test_a_cascade_s_answer_is_cached_in_the_client_s_form(cascade_of):

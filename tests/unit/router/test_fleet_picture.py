@@ -118,6 +118,7 @@ class Interleaving(RuleBasedStateMachine):
     def no_counter_is_negative(self):
         for load in self.picture._loads.values():
             assert load.requests >= 0
+            assert 0 <= load.waiting <= load.requests
             assert load.pending_prefill_tokens >= 0
             assert load.decode_tokens >= 0
 
@@ -128,7 +129,8 @@ class Interleaving(RuleBasedStateMachine):
             dispatch.release()
         assert self.told - told <= len(self.open)
         for load in self.picture._loads.values():
-            assert (load.requests, load.pending_prefill_tokens, load.decode_tokens) == (0, 0, 0)
+            counts = (load.requests, load.waiting, load.pending_prefill_tokens, load.decode_tokens)
+            assert counts == (0, 0, 0, 0)
         self.apply()
         assert set(self.picture._loads) == self.present
 
@@ -304,3 +306,34 @@ def test_a_provisioner_that_is_away_leaves_what_it_knew_of_speeds():
     picture.apply(replace(fleet(report()), plan=planned(decode=(0.001, 0.02))))
     picture.apply(fleet(report(), version=2))
     assert view(picture).step_s == pytest.approx(0.02)
+
+
+def test_a_prefix_that_was_only_sent_is_doubted_after_a_while_and_known_with_the_first_token():
+    now = [100.0]
+    picture = FleetPicture(CONFIG, shared=False, now_s=lambda: now[0])
+    picture.apply(fleet(report("a", prefill_tokens_per_s=100.0)))
+    asked = signals(100, range(10))
+    dispatch = picture.dispatch(ReplicaId("a"), asked, computed_elsewhere=False)
+    now[0] = 100.0 + 1.0 + CONFIG.prefix_speculative_s
+    assert view(picture, asked=asked).cached_tokens == 100
+    now[0] += 0.1
+    assert view(picture, asked=asked).cached_tokens == 0
+    dispatch.first_token()
+    assert view(picture, asked=asked).cached_tokens == 100
+
+
+def test_a_first_token_from_a_replica_that_has_left_is_not_remembered():
+    picture = picture_of(report("a"))
+    dispatch = picture.dispatch(ReplicaId("a"), signals(100, range(10)), computed_elsewhere=False)
+    picture.apply(fleet())
+    dispatch.first_token()
+    assert len(picture.memory.prefixes) == 0
+
+
+def test_requests_wait_until_their_first_token():
+    picture = picture_of(report("a"))
+    one, two = (picture.dispatch(ReplicaId("a"), signals(), computed_elsewhere=False) for _ in range(2))
+    one.first_token()
+    assert (view(picture).requests_waiting, view(picture).requests_in_flight) == (1, 2)
+    two.release()
+    assert (view(picture).requests_waiting, view(picture).requests_in_flight) == (0, 1)
