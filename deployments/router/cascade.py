@@ -130,7 +130,7 @@ class Cascade:
         return given
 
     def _whole(self, request: ParsedRequest) -> ParsedRequest:
-        """The request as a model gets it: not streamed, and with two candidates a token where that grades it."""
+        """The request as a model gets it: not streamed, with two candidates a token where they grade it."""
         body = {key: value for key, value in request.body.items() if key not in ("stream", "stream_options")}
         if self._config.verifier == "margins" and request.surface is Surface.CHAT:
             asked = body.get("top_logprobs")
