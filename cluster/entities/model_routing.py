@@ -103,6 +103,10 @@ class ModelOutcome:
     source: FeedbackSource | None = None
     cost_usd: float = 0.0
     energy_j: float = 0.0
+    predicted_cost_usd: float = 0.0
+    """What the candidate was said to cost when it was chosen; 0 if nothing was said."""
+    predicted_energy_j: float = 0.0
+    """The same for energy."""
     ttft_s: float = 0.0
     latency_s: float = 0.0
     """From arrival to the last token."""

@@ -27,8 +27,8 @@ def decision_times(policies: list[ModelPolicyName], seed: int) -> Iterator[dict[
 
 
 def _row(policy_name: ModelPolicyName, seed: int, *, paced: bool) -> dict[str, Any]:
-    # a constant, the categories, three bands of complexity, and the rest for the embedding
-    embedding_dims = FEATURES - 1 - len(CATEGORIES) - 3
+    # a constant, the categories, three bands of complexity, two of length, and the rest for the embedding
+    embedding_dims = FEATURES - 1 - len(CATEGORIES) - 3 - 2
     config = ModelRoutingConfig(
         policy=policy_name,
         features=FeaturesConfig(embedding_dims=embedding_dims),

@@ -21,7 +21,6 @@ from cluster.policy.routing.models.scored import Example, ScoredPolicy
 from load_tests.model_tables.table import ModelTable, Numbers, net_value
 
 TENANT = "benchmark"
-_WARM_OUTCOMES_PER_MODEL = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +75,9 @@ def examples(table: ModelTable, signals: Sequence[ModelSignals]) -> list[Example
 
 
 def outcomes(table: ModelTable, signals: Sequence[ModelSignals]) -> list[ModelOutcome]:
-    """Latest answers of every model: enough to know what its answers take."""
-    rows = range(max(0, len(table) - _WARM_OUTCOMES_PER_MODEL), len(table))
-    return [_outcome(table, signals, row, column, 1.0) for row in rows for column in range(len(table.models))]
+    """Every model's answers to every prompt."""
+    columns = range(len(table.models))
+    return [_outcome(table, signals, row, column, 1.0) for row in range(len(table)) for column in columns]
 
 
 def play(

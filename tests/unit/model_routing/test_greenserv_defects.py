@@ -9,7 +9,7 @@ from cluster.policy.routing.models.linear import LinearScorer, best_probabilitie
 from cluster.policy.routing.models.usage import Usage, needs, with_outcome
 from tests.unit.model_routing.world import candidates, outcome, policy, signals, unit
 
-FEATURES = FeatureMap.over(FeaturesConfig(embedding_dims=8), ("code", "math"))
+FEATURES = FeatureMap.over(FeaturesConfig(embedding_dims=8, length=False), ("code", "math"))
 
 
 def scorer(rule, **linear):
@@ -77,7 +77,7 @@ def test_3_the_updated_inverse_is_the_inverse(forgetting):
             response += (1 - left) * prior
             left = 1.0
     assert state.inverse[0] == pytest.approx(np.linalg.inv(gram), abs=1e-8)
-    assert state.theta[0] == pytest.approx(np.linalg.solve(gram, response), abs=1e-8)
+    assert state.theta[0, 0] == pytest.approx(np.linalg.solve(gram, response), abs=1e-8)
 
 
 def test_3_the_state_does_not_grow_with_the_answers():

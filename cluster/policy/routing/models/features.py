@@ -1,5 +1,6 @@
 """From what is known of a request to the vector that the learning policies are linear in."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,12 +15,15 @@ Vector = NDArray[np.float64]
 BLOCK_LENGTH = 0.3
 """Of each group of features, where the constant is 1: the ridge penalty then weighs eleven times as much on
 what tells requests apart as on a model's mean, which a handful of answers should settle."""
+_LOG_TOKENS_USUAL, _LOG_TOKENS_SPREAD, _LENGTH_MAX = 5.0, 1.5, 3.0
+"""A prompt of 150 tokens is usual; one of 2 or 13,000 is as unusual as it gets."""
 _PROJECTION_SEED = 384
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureMap:
-    """A constant, one dimension per category, one per band of complexity, and the projected embedding.
+    """A constant, categories, bands of complexity, the prompt's length and its square, the projected
+    embedding.
 
     Every band has its dimension (GreenServ encodes three bands in two and so loses the top one). The
     embedding's block has the length of the constant, so that the ridge penalty weighs both alike.
@@ -28,6 +32,7 @@ class FeatureMap:
     categories: tuple[str, ...]
     bounds: tuple[float, ...]
     bands: int
+    with_length: bool
     embedding_dims: int
 
     @classmethod
@@ -37,13 +42,15 @@ class FeatureMap:
             categories=tuple(sorted(categories)) if config.category else (),
             bounds=config.complexity_bounds,
             bands=len(config.complexity_bounds) + 1 if config.complexity else 0,
+            with_length=config.length,
             embedding_dims=config.embedding_dims,
         )
 
     @property
     def size(self) -> int:
         """Dimensions of the vector."""
-        return 1 + len(self.categories) + self.bands + self.embedding_dims
+        length = 2 if self.with_length else 0
+        return 1 + len(self.categories) + self.bands + length + self.embedding_dims
 
     def vector(self, signals: ModelSignals) -> Vector:
         """The features of a request."""
@@ -56,6 +63,11 @@ class FeatureMap:
         if self.bands:
             x[at + sum(signals.complexity >= bound for bound in self.bounds)] = BLOCK_LENGTH
         at += self.bands
+        if self.with_length:
+            length = (math.log1p(signals.prompt_tokens) - _LOG_TOKENS_USUAL) / _LOG_TOKENS_SPREAD
+            length = min(max(length, -_LENGTH_MAX), _LENGTH_MAX)
+            x[at : at + 2] = BLOCK_LENGTH * length, BLOCK_LENGTH * (length * length - 1)
+            at += 2
         if self.embedding_dims and signals.embedding:
             embedding = BLOCK_LENGTH * np.asarray(signals.embedding)
             if len(embedding) <= self.embedding_dims:

@@ -53,14 +53,15 @@ def scored_policy(
     Raises:
         ValueError: it is not, or the warm start is of another policy or other features.
     """
-    return ScoredPolicy(_scorer(config, categories), config, warm_start)
+    features = FeatureMap.over(config.features, categories)
+    return ScoredPolicy(_scorer(config, features), config, features, warm_start)
 
 
-def _scorer(config: ModelRoutingConfig, categories: tuple[str, ...]) -> Scorer[Any]:
+def _scorer(config: ModelRoutingConfig, features: FeatureMap) -> Scorer[Any]:
     if config.policy == "cluster":
         return ClusterScorer(config)
     if config.policy == "pheromone":
         return PheromoneScorer(config)
     if config.policy == "static" or config.policy == "category_map":  # noqa: PLR1714 - narrows the type
         raise ValueError(f"{config.policy} scores no models")
-    return LinearScorer(config.policy, config, FeatureMap.over(config.features, categories))
+    return LinearScorer(config.policy, config, features)

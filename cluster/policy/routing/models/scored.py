@@ -17,6 +17,9 @@ from cluster.entities.model_routing import Goal, ModelCandidate, ModelChoice, Mo
 from cluster.entities.reasons import Reason
 from cluster.policy.routing.models.budget_pacer import BudgetPacer, PacedRow, PacerState
 from cluster.policy.routing.models.chance import check_draw, drawn, with_uniform_share
+from cluster.policy.routing.models.features import FeatureMap
+from cluster.policy.routing.models.needs_model import OUTPUTS, NeedsModel
+from cluster.policy.routing.models.ridge_bank import RidgeBank, bank_fields, bank_from
 from cluster.policy.routing.models.state_json import decode_state, encode_state, entry
 from cluster.policy.routing.models.usage import (
     Needs,
@@ -105,6 +108,7 @@ class ScoredState(Generic[StateT]):
     judged: Mapping[str, int]
     """Judged answers by model; the one that was silent longest stands first."""
     usage: Usage
+    needs: RidgeBank
     pacer: PacerState
 
 
@@ -112,9 +116,15 @@ class ScoredPolicy(Generic[StateT]):
     """Takes the model with the highest quality less what its answer takes, priced by goal and budget."""
 
     def __init__(
-        self, scorer: Scorer[StateT], config: ModelRoutingConfig, warm_start: bytes | None = None
+        self,
+        scorer: Scorer[StateT],
+        config: ModelRoutingConfig,
+        features: FeatureMap,
+        warm_start: bytes | None = None,
     ) -> None:
         self._scorer = scorer
+        self._needs = NeedsModel(config, features)
+        self._features_size = features.size
         self._goals = config.goals
         self._window = config.window_answers
         self._models_max = config.models_max
@@ -122,7 +132,11 @@ class ScoredPolicy(Generic[StateT]):
         self._trial_answers = config.trial_answers
         self._pacer = BudgetPacer(config.budgets)
         self._initial = ScoredState(
-            scorer=scorer.initial(), judged={}, usage=Usage(), pacer=self._pacer.initial()
+            scorer=scorer.initial(),
+            judged={},
+            usage=Usage(),
+            needs=self._needs.initial(),
+            pacer=self._pacer.initial(),
         )
         if warm_start is not None:
             # what was spent elsewhere is not owed here
@@ -138,14 +152,16 @@ class ScoredPolicy(Generic[StateT]):
         return self._initial
 
     def fitted(self, examples: Sequence[Example], outcomes: Sequence[ModelOutcome]) -> ScoredState[StateT]:
-        """A warm start: quality from the examples, what answers take from the latest outcomes."""
-        usage = Usage()
+        """A warm start: quality from the examples, what answers take from the outcomes."""
+        usage, taken = Usage(), self._needs.initial()
         for outcome in outcomes:
+            taken = self._needs.learn(taken, outcome, usage)
             usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
         return ScoredState(
             scorer=self._scorer.fitted(examples),
             judged=Counter(model for example in examples for model in example.quality),
             usage=usage,
+            needs=taken,
             pacer=self._pacer.initial(),
         )
 
@@ -166,7 +182,7 @@ class ScoredPolicy(Generic[StateT]):
             return ModelChoice(model=None, policy=self.name, version=version, reasons=(Reason.NO_MODEL,))
         models = [candidate.model for candidate in usable]
         found = self._scorer.expected(signals, models, state.scorer)
-        need = needs(state.usage, usable)
+        need = needs(state.usage, usable, self._needs.factors(signals, models, state.needs))
         scores = self._scores(signals.goal, found, need)
         prices = self._pacer.prices(state.pacer, signals.tenant)
         paced = scores - prices.usd * need.cost_usd - prices.j * need.energy_j
@@ -198,8 +214,9 @@ class ScoredPolicy(Generic[StateT]):
         now_s: float,  # noqa: ARG002
     ) -> ScoredState[StateT]:
         """One more outcome; see the interface."""
-        usage = state.usage
+        usage, taken = state.usage, state.needs
         if not outcome.counted:
+            taken = self._needs.learn(taken, outcome, usage)
             usage = with_outcome(usage, outcome, window=self._window, models_max=self._models_max)
         scorer, judged = state.scorer, state.judged
         if outcome.quality is not None:
@@ -209,9 +226,9 @@ class ScoredPolicy(Generic[StateT]):
         pacer = state.pacer
         if self._pacer.active and not outcome.counted:
             pacer = self._pacer.learn(
-                pacer, outcome, self._row(outcome, scorer, usage), self._scorer.tendency
+                pacer, outcome, self._row(outcome, scorer, usage, taken), self._scorer.tendency
             )
-        return ScoredState(scorer=scorer, judged=judged, usage=usage, pacer=pacer)
+        return ScoredState(scorer=scorer, judged=judged, usage=usage, needs=taken, pacer=pacer)
 
     def to_json(self, state: ScoredState[StateT]) -> bytes:
         """Everything, the pacer's window included."""
@@ -221,6 +238,7 @@ class ScoredPolicy(Generic[StateT]):
                 "scorer": self._scorer.fields(state.scorer),
                 "judged": list(state.judged.items()),
                 "usage": usage_fields(state.usage),
+                "needs": bank_fields(state.needs),
                 "pacer": self._pacer.fields(state.pacer),
             },
         )
@@ -232,6 +250,7 @@ class ScoredPolicy(Generic[StateT]):
             scorer=self._scorer.from_fields(entry(fields, "scorer", dict)),
             judged=_judged_from(entry(fields, "judged", list)),
             usage=usage_from(entry(fields, "usage", dict), window=self._window),
+            needs=bank_from(entry(fields, "needs", dict), self._features_size, OUTPUTS),
             pacer=self._pacer.from_fields(entry(fields, "pacer", dict)),
         )
 
@@ -283,11 +302,11 @@ class ScoredPolicy(Generic[StateT]):
         weighed = _burden(_weights(self._goals, outcome.signals.goal), need)
         return float(weighed[models.index(outcome.model)])
 
-    def _row(self, outcome: ModelOutcome, scorer: StateT, usage: Usage) -> PacedRow:
+    def _row(self, outcome: ModelOutcome, scorer: StateT, usage: Usage, taken: RidgeBank) -> PacedRow:
         """What the known models would have scored and taken on the request of an outcome."""
         known = [ModelCandidate(model=model) for model in sorted(usage.models)]
         models = tuple(candidate.model for candidate in known)
-        need = needs(usage, known)
+        need = needs(usage, known, self._needs.factors(outcome.signals, models, taken))
         found = self._scorer.expected(outcome.signals, models, scorer)
         scores = self._scores(outcome.signals.goal, found, need)
         return PacedRow(models=models, scores=scores, cost_usd=need.cost_usd, energy_j=need.energy_j)

@@ -69,13 +69,21 @@ def with_outcome(usage: Usage, outcome: ModelOutcome, *, window: int, models_max
     return Usage(models=models)
 
 
-def needs(usage: Usage, candidates: Sequence[ModelCandidate]) -> Needs:
-    """What each candidate is expected to take: what the caller predicts, or the mean of what was seen."""
+def needs(usage: Usage, candidates: Sequence[ModelCandidate], factors: Numbers | None = None) -> Needs:
+    """What each candidate is expected to take: what the caller predicts, or the mean of what was seen.
+
+    Args:
+        usage: what was seen.
+        candidates: with what the caller predicts.
+        factors: on money and energy for this request, one row per candidate.
+    """
     found = [usage.models.get(candidate.model) for candidate in candidates]
     seen = np.array([_UNSEEN if one is None else one.summary for one in found])
     told = np.array([(candidate.cost_usd, candidate.energy_j, candidate.ttft_s) for candidate in candidates])
     expected = np.where(told > 0, told, seen[:, (COST, ENERGY, TTFT)])
     expected[:, 2] += seen[:, SERVICE]
+    if factors is not None:
+        expected[:, :2] *= factors
     # an unseen model has bounds that bound nothing
     low = np.minimum(expected, seen[:, _LOW]).min(axis=0)
     span = np.maximum(expected, seen[:, _HIGH]).max(axis=0) - low
