@@ -58,6 +58,7 @@ class Invariants:
         kv = engine.kv
         self._that(0 <= kv.used <= kv.blocks_max, f"{name} uses {kv.used} of {kv.blocks_max} blocks")
         self._that(replica.pending_prefill_tokens >= 0, f"{name}: pending prefill below zero")
+        self._that(replica.requests_waiting >= 0, f"{name}: requests without a first token below zero")
         self._that(replica.decode_tokens >= 0, f"{name}: decode tokens below zero")
         self._that(
             replica.requests_in_flight == len(replica.in_flight),

@@ -1,5 +1,7 @@
 """Invariants of replica routing.
 
+The first three hold for every policy, the others for the default, `min_work`.
+
 1. Only a usable candidate is chosen: ready, below its limit, not put aside.
 2. Somebody is chosen whenever somebody is usable; otherwise a reason is given.
 3. Equal input gives an equal decision, whatever the order of the candidates.
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaView, Role
 from cluster.entities.workload import RequestSignals, Surface
-from cluster.policy.routing.replicas.policies import choose_replica
+from cluster.policy.routing.replicas.policies import POLICIES, choose_replica
 
 NOW_S = 1000.0
 
@@ -36,6 +38,9 @@ CONFIGS = st.builds(
 )
 
 
+EVERY = st.builds(ReplicaRoutingConfig, policy=st.sampled_from(sorted(POLICIES)), tie_s=st.floats(0, 1))
+
+
 @st.composite
 def fleets(draw, min_size=0):
     ids = draw(st.lists(st.integers(0, 99), min_size=min_size, max_size=12, unique=True))
@@ -47,6 +52,9 @@ def fleets(draw, min_size=0):
             phase=draw(st.sampled_from(ReplicaPhase)),
             pending_prefill_tokens=draw(TOKENS),
             requests_in_flight=draw(st.integers(0, 6)),
+            requests_waiting=draw(st.integers(0, 6)),
+            kv_cache_usage=draw(st.floats(0, 1)),
+            decode_tokens=draw(TOKENS),
             max_concurrent_requests=draw(st.integers(1, 5)),
             cached_tokens=draw(TOKENS),
             prefill_tokens_per_s=draw(st.floats(0, 1e6)),
@@ -64,7 +72,7 @@ def usable(replica):
     )
 
 
-@given(fleets(), TOKENS, CONFIGS, DRAWS)
+@given(fleets(), TOKENS, st.one_of(CONFIGS, EVERY), DRAWS)
 def test_only_usable_candidates_are_chosen_and_always_one_if_there_is_one(fleet, tokens, config, draw):
     choice = choose_replica(request(tokens), fleet, config, now_s=NOW_S, draw=draw)
     can = {replica.replica_id for replica in fleet if usable(replica)}
@@ -73,7 +81,7 @@ def test_only_usable_candidates_are_chosen_and_always_one_if_there_is_one(fleet,
     assert 0 < choice.propensity <= 1
 
 
-@given(fleets(), TOKENS, CONFIGS, DRAWS, st.randoms(use_true_random=False))
+@given(fleets(), TOKENS, st.one_of(CONFIGS, EVERY), DRAWS, st.randoms(use_true_random=False))
 def test_equal_input_equal_decision_in_any_order(fleet, tokens, config, draw, shuffler):
     shuffled = list(fleet)
     shuffler.shuffle(shuffled)

@@ -19,7 +19,7 @@ from cluster.entities.routing import Path
 from cluster.entities.timeline import Timeline
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.disaggregation import choose_path
-from cluster.policy.routing.replicas.policies import choose_replica
+from cluster.policy.routing.replicas.policies import POLICIES, choose_replica
 from cluster.replay import DecisionLogError, Difference, read_log, redecide, to_json
 
 ROUTING = RoutingConfig()
@@ -45,13 +45,15 @@ def make_fleet(chance, role, size, now_s):
     )
 
 
-def decide_replica(signals, candidates, now_s, draw):
-    choice = choose_replica(signals, candidates, ROUTING.replicas, now_s=now_s, draw=draw)
+def decide_replica(signals, candidates, now_s, draw, config=ROUTING.replicas, remembered=None):
+    remembered = remembered or {}
+    choice = choose_replica(signals, candidates, config, now_s=now_s, draw=draw, remembered=remembered)
     return ReplicaDecision(
         prompt_tokens=signals.prompt_tokens,
         candidates=candidates,
         decided_at_s=now_s,
         draw=draw,
+        remembered=remembered,
         choice=choice,
     )
 
@@ -123,6 +125,26 @@ def test_a_log_decides_the_same_again(tmp_path, records, dumps):
         again = list(read_log(lines))
     assert again == records
     assert [redecide(record, ROUTING) for record in again] == [()] * len(records)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policys_choices_are_taken_again_with_what_it_remembered(records, policy):
+    chance = random.Random(SEED)
+    routing = RoutingConfig(replicas=ReplicaRoutingConfig(policy=policy))
+    for record in records[:100]:
+        asked = record.replica
+        remembered = {view.replica_id: chance.randrange(500) / 7 for view in asked.candidates}
+        decision = decide_replica(
+            record.signals,
+            asked.candidates,
+            asked.decided_at_s,
+            chance.random(),
+            routing.replicas,
+            remembered,
+        )
+        logged = replace(record, replica=decision, path_decision=None, prefill=None)
+        line = json.dumps(to_json(logged)) + "\n"
+        assert [redecide(again, routing) for again in read_log([line])] == [()]
 
 
 def test_the_synthetic_fleets_meet_every_branch(records):
