@@ -15,7 +15,7 @@ from cluster.entities.model_routing import Goal
 from load_tests.model_tables.cases import Row, Trial, configuration, row
 from load_tests.model_tables.play import Played, play, policy_for, references, signals_of
 
-_ENERGY_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+_ENERGY_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _ENERGY_SHARES_OF_RANDOM = (0.5, 0.7, 1.0)
 _HALF = WeightsConfig(quality=0.5, cost=0.0, energy=0.5, latency=0.0)
 """GreenServ's reward at λ = 0.5."""
