@@ -206,6 +206,8 @@ def _gap(trial: Trial, result: Played) -> Row:
     """How much of what lies between the best single model and an oracle the policy reaches."""
     single = float(trial.test.quality.mean(axis=0).max())
     oracle = float(trial.test.quality.max(axis=1).mean())
+    if oracle <= single:
+        return {}  # nothing to route for
     return {"oracle_gap_closed": (float(result.quality.mean()) - single) / (oracle - single)}
 
 

@@ -56,10 +56,11 @@ def _tfidf(prompts: Sequence[str], fit_rows: Rows) -> Numbers:
         places[0].extend([row] * len(found))
         places[1].extend(column for column, _ in found)
     matrix = csr_matrix((weights, places), shape=(len(prompts), len(kept)))
-    _, _, axes = svds(matrix[fit_rows], k=TFIDF_DIMS, random_state=_SVD_SEED)
+    dims = min(TFIDF_DIMS, len(fit_rows) - 1, len(kept) - 1)
+    _, _, axes = svds(matrix[fit_rows], k=dims, random_state=_SVD_SEED)
     vectors = np.asarray(matrix @ axes.T)
     spread = vectors[fit_rows].std(axis=0)
-    return np.asarray(vectors / np.where(spread > 0, spread, 1.0) / math.sqrt(TFIDF_DIMS))
+    return np.asarray(vectors / np.where(spread > 0, spread, 1.0) / math.sqrt(dims))
 
 
 def _terms(text: str) -> list[str]:
