@@ -1,15 +1,17 @@
-"""What the signals of model routing cost, and how often the language is right.
+"""What the signals of model routing cost, and what language and complexity are worth.
 
-    python -m load_tests.request_signals --json [--labelled FILE]
+    python -m load_tests.request_signals --json [--labelled FILE] [--failures FILE …]
 
 Cheap signals are everything but the sentence embedding: complexity, hints, language, category. They are timed
-on prompts of 2 kB; with `--labelled`, JSON lines of `text` and `language`, the detector is judged as well.
+on prompts of 2 kB. `--labelled` judges the language detector; `--failures` holds complexity, and Flesch's
+reading ease, against how often models failed at prompts. Formats: load_tests/data.md.
 """
 
 import argparse
 import gzip
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from cluster.entities.model_routing import Goal
 from cluster.policy.routing.models.categories import classify
@@ -36,6 +39,9 @@ _HEADERS = {
     "x-tidemill-hint-tier": "gold",
     "x-tidemill-hint-task": "explain",
 }
+_WORD = re.compile(r"[A-Za-z']+")
+_VOWELS = re.compile(r"[aeiouyAEIOUY]+")
+_SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)")
 _LENGTHS = ((1, 20), (20, 60), (60, 100_000))
 
 
@@ -47,12 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=bounded(int, 100, 1_000_000), default=2000, help="timed per seed")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5)
     parser.add_argument("--labelled", type=Path, help="gzipped JSON lines with `text` and `language`")
+    parser.add_argument(
+        "--failures", type=Path, nargs="+", default=[], help="gzipped JSON lines with `text` and `failure`"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
 
     rows = [row for seed in range(given.seeds) for row in times(seed, given.requests)]
     if given.labelled is not None:
         rows += languages(given.labelled)
+    rows += [row for file in given.failures for row in ranks(file)]
     result = {
         "benchmark": "request_signals",
         "command": " ".join(["python -m load_tests.request_signals", *(arguments or sys.argv[1:])]),
@@ -98,21 +108,60 @@ def times(seed: int, requests: int) -> list[dict[str, Any]]:
 
 
 def _timed(case: str, run: Callable[[str], object], prompts: Sequence[str]) -> dict[str, Any]:
+    """Wall time, and processor time, in which a busy machine does not show."""
     run(prompts[0])
     taken_s: list[float] = []
+    worked_s: list[float] = []
     for prompt in prompts:
-        began_s = time.perf_counter()
+        began_s, began_work_s = time.perf_counter(), time.thread_time()
         run(prompt)
+        worked_s.append(time.thread_time() - began_work_s)
         taken_s.append(time.perf_counter() - began_s)
     p50_s, p99_s = np.quantile(taken_s, (0.5, 0.99))
-    return {"case": case, "p50_ms": float(p50_s) * 1e3, "p99_ms": float(p99_s) * 1e3}
+    work_p50_s, work_p99_s = np.quantile(worked_s, (0.5, 0.99))
+    return {
+        "case": case,
+        "p50_ms": float(p50_s) * 1e3,
+        "p99_ms": float(p99_s) * 1e3,
+        "cpu_p50_ms": float(work_p50_s) * 1e3,
+        "cpu_p99_ms": float(work_p99_s) * 1e3,
+    }
+
+
+def ranks(file: Path) -> list[dict[str, Any]]:
+    """Spearman's correlation of two measures of complexity with how often models fail."""
+    texts = _rows(file)
+    failures = [row["failure"] for row in texts]
+    measures: dict[str, Callable[[str], float]] = {
+        "complexity": complexity_of,
+        "flesch": lambda text: 100 - reading_ease(text),
+    }
+    return [
+        {
+            "case": f"failures:{file.name}",
+            "policy": name,
+            "seed": 0,
+            "texts": len(texts),
+            "rank_correlation": float(spearmanr([measure(row["text"]) for row in texts], failures).statistic),
+        }
+        for name, measure in measures.items()
+    ]
+
+
+def reading_ease(text: str) -> float:
+    """Flesch's reading ease of an English text; a syllable is a run of vowels."""
+    words = _WORD.findall(text)
+    sentences = max(1, len(_SENTENCE_END.findall(text)))
+    if not words:
+        return 100.0
+    syllables = sum(max(1, len(_VOWELS.findall(word))) for word in words)
+    return 206.835 - 1.015 * len(words) / sentences - 84.6 * syllables / len(words)
 
 
 def languages(file: Path) -> list[dict[str, Any]]:
     """By length of the text: how often a language is said, and how often that is right."""
     detector = LanguageDetector()
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        texts = [json.loads(line) for line in lines]
+    texts = _rows(file)
     rows: list[dict[str, Any]] = []
     for least, most in _LENGTHS:
         some = [row for row in texts if least <= len(row["text"]) < most]
@@ -131,6 +180,11 @@ def languages(file: Path) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":

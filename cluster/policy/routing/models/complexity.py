@@ -7,9 +7,8 @@ The mean of three shares, each cut off at 1, over the first 4,096 characters:
     notation    marks / (0.3 · (marks + letters + 50))   marks are digits, punctuation and symbols
 
 It is a number and stays one: whoever puts it into bins needs one more bin than edges. GreenServ (arXiv
-2601.17551) takes 100 − Flesch reading ease, made for English from the length of words and sentences; in the
-tables of docs/benchmarks.md that does not rank prompts by how often models fail at them, or ranks them the
-wrong way round.
+2601.17551) takes 100 − Flesch reading ease, made for English from the length of words and sentences; models
+fail less often at what it calls complex in two of the four tables of docs/benchmarks.md, here in one.
 """
 
 import math
