@@ -108,7 +108,7 @@ class ClusterConfig(Section):
 class LinearConfig(Section):
     """`ridge`, `linucb`, `thompson`, `epsilon`: quality as a linear function of the features, per model."""
 
-    regularisation: float = Field(default=1.0, gt=0)
+    regularisation: float = Field(default=3.0, gt=0)
     """Ridge penalty, in answers."""
 
     prior_quality: float = Field(default=0.5, ge=0, le=1)
@@ -122,7 +122,7 @@ class LinearConfig(Section):
     inflation_max: float = Field(default=20.0, ge=1)
     """Uncertainty of a model that was not asked for long grows at most by this factor."""
 
-    alpha: float = Field(default=0.1, ge=0)
+    alpha: float = Field(default=0.05, ge=0)
     """`linucb`: standard deviations that uncertainty adds to a score."""
 
     noise: float = Field(default=0.25, gt=0)
