@@ -118,6 +118,35 @@ class DemandReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLoad:
+    """What routers have in flight on one replica."""
+
+    requests: int = 0
+    waiting: int = 0
+    """Those without a first token."""
+    pending_prefill_tokens: int = 0
+    decode_tokens: int = 0
+
+    def __add__(self, other: "ReplicaLoad") -> "ReplicaLoad":
+        """Both together."""
+        return ReplicaLoad(
+            requests=self.requests + other.requests,
+            waiting=self.waiting + other.waiting,
+            pending_prefill_tokens=self.pending_prefill_tokens + other.pending_prefill_tokens,
+            decode_tokens=self.decode_tokens + other.decode_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterShare:
+    """What one router tells the others, and what it hears of all the others together."""
+
+    loads: dict[ReplicaId, ReplicaLoad] = field(default_factory=dict)
+    computed: tuple[tuple[ReplicaId, tuple[int, ...]], ...] = ()
+    """Block hashes of prompts that replicas have computed since the last time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeEnergy:
     """What the meters of one node say."""
 

@@ -142,6 +142,10 @@ class ReplicaRoutingConfig(Section):
     """A prompt that was sent is believed to be in the replica's prefix cache for this much longer than its
     first token is predicted to take; with the first token it is known to be there."""
 
+    exchange_s: float = Field(default=0.2, gt=0, le=60)
+    """How often several routers tell each other what they have in flight and which prompts were computed
+    where."""
+
     put_aside_first_s: float = Field(default=0.5, gt=0)
     """How long a replica that failed once is not chosen; doubles with every further failure."""
 

@@ -26,8 +26,8 @@ Seen: TypeAlias = SimulatedReplica | SeenReplica
 class _Router:
     """What one router knows by itself."""
 
-    def __init__(self, config: ReplicaRoutingConfig) -> None:
-        self.memory = ReplicaMemory(config)
+    def __init__(self, config: ReplicaRoutingConfig, *, shared: bool) -> None:
+        self.memory = ReplicaMemory(config, shared=shared)
         self.seen: dict[ReplicaId, SeenReplica] = {}
 
 
@@ -56,7 +56,7 @@ class SimulatedRouter:
         self._routing = config.routing.replicas
         self._chance = random.Random(seed).random
         self._block_tokens = block_tokens
-        self._routers = [_Router(self._routing) for _ in range(routers)]
+        self._routers = [_Router(self._routing, shared=routers > 1) for _ in range(routers)]
         self._pools = list(pools)
         self._answering: dict[str, list[SimulatedReplica]] = {}
         self._prefilling: dict[str, list[SimulatedReplica]] = {}
@@ -80,10 +80,14 @@ class SimulatedRouter:
             self._limits[model] = limits if any(limit != (0, None) for limit in limits.values()) else {}
 
     def exchange(self, now_s: float) -> None:
-        """Every router hears what all have in flight."""
-        for router in self._routers:
+        """Every router hears what all have in flight, and what was computed where since the last time."""
+        news = [router.memory.take_news() for router in self._routers]
+        for place, router in enumerate(self._routers):
             for seen in router.seen.values():
                 seen.look(now_s)
+            for other, found in enumerate(news):
+                if other != place:
+                    router.memory.hear(found)
 
     def forget(self, replica: SimulatedReplica) -> None:
         """A replica is gone and its prefix cache with it."""

@@ -31,7 +31,7 @@ class Scenario:
     replicas report, and notices missing hardware by replicas that do not start. Otherwise it is told."""
     routers: int = 1
     """Requests go to so many routers in turn. Each knows its own dispatches at once and those of the others
-    from snapshots; what they know of prefix caches they keep to themselves."""
+    from snapshots, together with the prompts that have been computed since."""
     snapshot_s: float = 1.0
     """How often routers hear of each other's requests in flight."""
     single_steps: bool = False

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from cluster.entities.pool import ReplicaId, ReplicaReport
+from deployments.directory.exchange import RouterExchange
 from deployments.directory.state import DirectoryState
 from deployments.messages import (
     DemandReport,
@@ -22,6 +23,7 @@ from deployments.messages import (
     FleetState,
     NodeEnergy,
     PublishedPlan,
+    RouterShare,
     ServiceReport,
 )
 
@@ -40,6 +42,7 @@ class FleetDirectory:
 
     def __init__(self) -> None:
         self._state = DirectoryState(version=int(time.time() * 1000))
+        self._exchange = RouterExchange()
         self._changed = asyncio.Condition()
         self._full_at_s = time.monotonic() + _FILLING_S
         self._expiry = asyncio.ensure_future(self._expire())
@@ -88,6 +91,11 @@ class FleetDirectory:
     async def unwatch(self, watcher: str) -> None:
         """A router is gone and need not be waited for."""
         self._state.unwatch(watcher)
+        self._exchange.forget(watcher)
+
+    async def exchange(self, router: str, share: RouterShare) -> RouterShare:
+        """Take what a router has in flight; what all others have."""
+        return self._exchange.swap(router, share, now_s=time.monotonic())
 
     async def watch(self, watcher: str, applied_version: int) -> FleetState:
         """The fleet, as soon as it is newer than what the watcher has applied, or after a while as it is."""
@@ -160,6 +168,23 @@ class DirectoryClient:
                 continue
             apply(fleet)
             version = fleet.version
+
+    async def keep_exchanging(
+        self,
+        router: str,
+        make: Callable[[], RouterShare],
+        hear: Callable[[RouterShare], None],
+        *,
+        period_s: float,
+    ) -> None:
+        """Tell the other routers, and hear of them, every period, for ever."""
+        while True:
+            try:
+                hear(await self.call("exchange", router, make()))
+            except (ray.exceptions.RayError, ValueError) as error:
+                logger.warning("other routers not heard of: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(period_s)
 
     async def keep_reporting(
         self, method: str, make: Callable[[], Awaitable[Any]], *, period_s: float = 1.0

@@ -42,6 +42,14 @@ class _LiveRouter:
             asyncio.create_task(client.watch(self._core.router_id, self._core.apply)),
             asyncio.create_task(client.keep_reporting("report_demand", self._demand)),
         ]
+        if self._core.config.gateway.router_replicas > 1:
+            exchanging = client.keep_exchanging(
+                self._core.router_id,
+                self._core.picture.share,
+                self._core.picture.hear,
+                period_s=self._core.config.routing.replicas.exchange_s,
+            )
+            self._tasks.append(asyncio.create_task(exchanging))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in self._tasks:

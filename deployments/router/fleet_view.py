@@ -24,7 +24,8 @@ from cluster.policy.routing.replicas.energy import marginal_energy
 from cluster.policy.routing.replicas.health import ReplicaHealth, after_failure, after_success
 from cluster.policy.routing.replicas.memory import ReplicaMemory
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
-from deployments.messages import FleetState, PublishedPlan, ServiceReport
+from deployments.directory.exchange import SHARE_EXPIRY_S
+from deployments.messages import FleetState, PublishedPlan, ReplicaLoad, RouterShare, ServiceReport
 
 
 @dataclass(slots=True)
@@ -34,9 +35,17 @@ class _Load:
     waiting: int = 0
     """Those without a first token."""
     decode_tokens: int = 0
-    foreign_requests: int = 0
-    """In flight there from other routers, as of the last report."""
     health: ReplicaHealth = field(default_factory=ReplicaHealth)
+
+    @property
+    def own(self) -> ReplicaLoad:
+        """This router's requests there."""
+        return ReplicaLoad(
+            requests=self.requests,
+            waiting=self.waiting,
+            pending_prefill_tokens=self.pending_prefill_tokens,
+            decode_tokens=self.decode_tokens,
+        )
 
 
 @dataclass(slots=True)
@@ -88,17 +97,19 @@ class FleetPicture:
 
         Args:
             config: routing of replicas.
-            shared: whether other routers send to the same replicas, so that reports must be counted too.
+            shared: whether other routers send to the same replicas.
             now_s: the router's clock.
         """
         self._config = config
-        self._shared = shared
         self._now_s = now_s
+        self._foreign: dict[ReplicaId, ReplicaLoad] = {}
+        """What all other routers have in flight."""
+        self._heard_at_s = 0.0
         self._reports: dict[ReplicaId, ReplicaReport] = {}
         self._loads: dict[ReplicaId, _Load] = {}
         self.services: tuple[ServiceReport, ...] = ()
         self._listeners: list[Callable[[], None]] = []
-        self.memory = ReplicaMemory(config)
+        self.memory = ReplicaMemory(config, shared=shared)
         self.version = 0
         self.plan: PublishedPlan | None = None
         """The provisioner's last decision."""
@@ -126,11 +137,8 @@ class FleetPicture:
             if not self._loads[gone].requests:
                 del self._loads[gone]
             self.memory.forget(gone)
-        for replica, report in self._reports.items():
-            load = self._loads.setdefault(replica, _Load())
-            if self._shared:
-                reported = report.requests_running + report.requests_waiting
-                load.foreign_requests = max(0, reported - load.requests)
+        for replica in self._reports:
+            self._loads.setdefault(replica, _Load())
         self._tell()
 
     def service_url(self, service: str) -> str | None:
@@ -153,7 +161,7 @@ class FleetPicture:
         )
 
     def _view(self, report: ReplicaReport, signals: RequestSignals) -> ReplicaView:
-        load = self._loads[report.replica_id]
+        load = self._load(report.replica_id)
         cached = 0
         if signals.block_hashes:
             blocks = self.memory.prefixes.cached_blocks(
@@ -166,17 +174,37 @@ class FleetPicture:
             role=report.role,
             phase=report.phase,
             pending_prefill_tokens=load.pending_prefill_tokens,
-            requests_in_flight=load.requests + load.foreign_requests,
+            requests_in_flight=load.requests,
             requests_waiting=load.waiting,
             decode_tokens=load.decode_tokens,
             cached_tokens=cached,
             prefill_tokens_per_s=report.prefill_tokens_per_s or self._prefill_rate(report.pool),
-            step_s=self._step_s(report.pool, load.requests + load.foreign_requests, load.decode_tokens),
+            step_s=self._step_s(report.pool, load.requests, load.decode_tokens),
             kv_cache_usage=report.kv_cache_usage,
             max_concurrent_requests=report.max_concurrent_requests,
-            put_aside_until_s=load.health.put_aside_until_s,
+            put_aside_until_s=self._loads[report.replica_id].health.put_aside_until_s,
             energy=self._energy(report.pool, load),
         )
+
+    def _load(self, replica_id: ReplicaId) -> ReplicaLoad:
+        """What this router and the others have in flight there."""
+        own = self._loads[replica_id].own
+        foreign = self._foreign.get(replica_id)
+        if foreign is None or self._now_s() - self._heard_at_s > SHARE_EXPIRY_S:
+            return own
+        return own + foreign
+
+    def share(self) -> RouterShare:
+        """What the other routers are to know."""
+        loads = {replica: load.own for replica, load in self._loads.items() if load.requests}
+        return RouterShare(loads=loads, computed=self.memory.take_news())
+
+    def hear(self, others: RouterShare) -> None:
+        """Take in what the other routers have in flight, and what they found computed."""
+        self._foreign = others.loads
+        self._heard_at_s = self._now_s()
+        self.memory.hear(news for news in others.computed if news[0] in self._reports)
+        self._tell()
 
     def _prefill_rate(self, pool: PoolName) -> float:
         """Rate of a replica that has measured none: its pool's, where the last snapshot has it."""
@@ -189,13 +217,11 @@ class FleetPicture:
             return 0.0
         return step_s(known, sequences=sequences, context_tokens=context_tokens, prefill_tokens=0.0)
 
-    def _energy(self, pool: PoolName, load: _Load) -> MarginalEnergy | None:
+    def _energy(self, pool: PoolName, load: ReplicaLoad) -> MarginalEnergy | None:
         known = self._performance.get(pool)
         if known is None or self._config.energy_slack_s <= 0:
             return None
-        return marginal_energy(
-            known, sequences=load.requests + load.foreign_requests, context_tokens=load.decode_tokens
-        )
+        return marginal_energy(known, sequences=load.requests, context_tokens=load.decode_tokens)
 
     def dispatch(
         self, replica_id: ReplicaId, signals: RequestSignals, *, computed_elsewhere: bool

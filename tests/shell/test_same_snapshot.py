@@ -33,6 +33,8 @@ pools:
   a100: {model: m, gpu_type: A100, replicas: {min: 0, max: 6, initial: 1}, max_concurrent_requests: 32}
   n-prefill: {model: n, role: prefill, gpu_type: H100, replicas: {min: 1, max: 2}}
   n-decode: {model: n, role: decode, gpu_type: L4, replicas: {min: 1, max: 3}, max_concurrent_requests: 8}
+# Both pools of m are to be busy.
+routing: {replicas: {energy_slack_s: 0}}
 provisioning:
   period_s: 5
   forecast: {half_life_s: 60}

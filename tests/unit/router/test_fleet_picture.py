@@ -18,7 +18,7 @@ from cluster.entities.fleet import FleetPlan, PoolObservation
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.performance.profiles import pool_performance
-from deployments.messages import FleetState, PublishedPlan, ServiceReport
+from deployments.messages import FleetState, PublishedPlan, ReplicaLoad, RouterShare, ServiceReport
 from deployments.router.fleet_view import FleetPicture
 
 CONFIG = ReplicaRoutingConfig(put_aside_first_s=1.0, assumed_prefill_tokens_per_s=500.0)
@@ -173,18 +173,34 @@ def test_what_a_replica_has_seen_is_cached_there_and_only_there():
     again.release()
 
 
-def test_other_routers_requests_are_those_reported_beyond_our_own():
-    busy = report(requests_running=5, requests_waiting=2)
-    picture = picture_of(busy, shared=True)
-    assert view(picture).requests_in_flight == 7
-    mine = [picture.dispatch(ReplicaId("a"), signals(), computed_elsewhere=False) for _ in range(3)]
-    picture.apply(fleet(busy))
-    assert view(picture).requests_in_flight == 7
-    for dispatch in mine:
-        dispatch.release()
-    picture.apply(fleet(report()))
-    assert view(picture).requests_in_flight == 0
-    assert view(picture_of(busy, shared=False)).requests_in_flight == 0
+def test_other_routers_requests_count_until_they_are_not_heard_of_any_more():
+    now = [50.0]
+    picture = FleetPicture(CONFIG, shared=True, now_s=lambda: now[0])
+    picture.apply(fleet(report("a")))
+    foreign = ReplicaLoad(requests=5, waiting=2, pending_prefill_tokens=900, decode_tokens=70)
+    picture.hear(RouterShare(loads={ReplicaId("a"): foreign}))
+    picture.dispatch(ReplicaId("a"), signals(100), computed_elsewhere=False)
+    seen = view(picture)
+    assert (seen.requests_in_flight, seen.requests_waiting) == (6, 3)
+    assert (seen.pending_prefill_tokens, seen.decode_tokens) == (1000, 70)
+    now[0] += 5.1
+    assert view(picture).requests_in_flight == 1
+
+
+def test_routers_tell_what_they_have_in_flight_and_what_was_computed():
+    one, other = picture_of(report("a"), report("b"), shared=True), picture_of(report("a"), shared=True)
+    asked = signals(100, range(10))
+    dispatch = one.dispatch(ReplicaId("a"), asked, computed_elsewhere=False)
+    share = one.share()
+    assert share.computed == (), "it was only sent"
+    assert share.loads == {"a": ReplicaLoad(requests=1, waiting=1, pending_prefill_tokens=100)}
+    dispatch.first_token()
+    elsewhere = one.dispatch(ReplicaId("b"), asked, computed_elsewhere=False)
+    elsewhere.first_token()
+    other.hear(one.share())
+    assert view(other, asked=asked).cached_tokens == 100
+    assert len(other.memory.prefixes) == 10, "b is not there as far as it knows"
+    assert one.share().computed == (), "told once"
 
 
 def test_a_failure_puts_aside_forgets_the_prefixes_and_a_success_forgives():

@@ -14,12 +14,24 @@ _WINDOW_S = 180.0
 """Preble's window."""
 _WINDOW_ENTRIES_MAX = 8192
 """For one replica: 45 requests a second for three minutes. What is older is forgotten sooner."""
+_NEWS_MAX = 1024
+"""Prompts of which other routers are told at a time; the oldest of more are not told."""
+
+News = tuple[ReplicaId, tuple[int, ...]]
+"""A replica, and the hashes of a prompt that it has computed."""
 
 
 class ReplicaMemory:
     """The memory of one router."""
 
-    def __init__(self, config: ReplicaRoutingConfig) -> None:
+    def __init__(self, config: ReplicaRoutingConfig, *, shared: bool = False) -> None:
+        """Remember nothing yet.
+
+        Args:
+            config: policy and bounds.
+            shared: whether other routers are to be told what was computed where.
+        """
+        self._news: deque[News] | None = deque(maxlen=_NEWS_MAX) if shared else None
         self._policy = config.policy
         self._speculative_s = config.prefix_speculative_s
         self.prefixes = PrefixIndex(config.prefix_blocks_per_replica_max)
@@ -72,6 +84,21 @@ class ReplicaMemory:
     def answered(self, replica: ReplicaId, hashes: tuple[int, ...]) -> None:
         """A first token came: the prompt's blocks are there."""
         self.prefixes.record(replica, hashes)
+        if self._news is not None and hashes:
+            self._news.append((replica, hashes))
+
+    def take_news(self) -> tuple[News, ...]:
+        """What was computed where since the last call, for the other routers."""
+        if self._news is None:
+            return ()
+        news = tuple(self._news)
+        self._news.clear()
+        return news
+
+    def hear(self, news: Iterable[News]) -> None:
+        """Take in what another router found computed."""
+        for replica, hashes in news:
+            self.prefixes.record(replica, hashes)
 
     def forget(self, replica: ReplicaId) -> None:
         """A replica left, or its cache is gone; unknown ones are fine."""
