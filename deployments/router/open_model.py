@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from cluster.entities.decision import DecisionRecord, ModelDecision
-from cluster.entities.model_routing import FeedbackSource, Goal, ModelOutcome
+from cluster.entities.model_routing import FeedbackSource, Goal, ModelCandidate, ModelOutcome
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.routing.models.cascade import CascadeOption
@@ -200,6 +200,7 @@ class OpenModel:
         decision, model, timeline = self.decision, record.signals.model, record.timeline
         assert decision is not None  # noqa: S101 - an engine has answered
         cost_usd = sum(step.cost_usd for step in record.cascade) or self.cost_usd(model, relayed)
+        said = next((c for c in decision.candidates if c.model == model), ModelCandidate(model=model))
         ended_at_s = self._core.now_s() if timeline.ended_at_s is None else timeline.ended_at_s
         return ModelOutcome(
             decision_id=record.decision_id,
@@ -208,6 +209,8 @@ class OpenModel:
             propensity=decision.choice.propensities.get(model, 0.0),
             cost_usd=cost_usd,
             energy_j=energy_j,
+            predicted_cost_usd=said.cost_usd,
+            predicted_energy_j=said.energy_j,
             ttft_s=timeline.ttft_s or 0.0,
             latency_s=ended_at_s - timeline.arrived_at_s,
             at_s=now_s,

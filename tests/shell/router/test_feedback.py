@@ -143,6 +143,17 @@ async def test_routing_goes_on_while_the_learner_is_away_and_nothing_is_lost(two
     assert await version(two) == before + 6
 
 
+async def test_the_learner_is_told_what_an_answer_took_and_what_it_was_said_to_take(two):
+    answer = await ask(two)
+    await judge(two, answer, 1)
+    (entry,) = two.learner._learner.pending
+    said = {c["model"]: c for c in (await two.decision(answer))["model_choice"]["candidates"]}
+    outcome = entry.outcome
+    assert outcome.predicted_energy_j == said[outcome.model]["energy_j"] > 0
+    assert outcome.latency_s >= outcome.ttft_s > 0
+    assert outcome.propensity > 0
+
+
 async def test_a_full_outbox_drops_and_counts(start_cluster, monkeypatch):
     routing = {**LEARNING["routing"], "learning": {"outbox_max": 2}}
     cluster = await start_cluster({**LEARNING, "routing": routing})
