@@ -74,7 +74,7 @@ def test_trials_end_where_nobody_judges():
 def test_goals_shift_what_is_paid_for_quality():
     quality = {"cheap": (0.7, 0.7), "middle": (0.72, 0.72), "dear": (0.85, 0.85)}
     routed = policy("linucb", exploration_share=0.0)
-    _, _, _, state = World(quality=quality).run(routed, 900)
+    _, _, _, state = World(quality=quality).run(policy("linucb", exploration_share=0.9), 900)
     shares = {}
     for goal in Goal:
         picked = [
