@@ -1,7 +1,7 @@
 """Model-routing policies on tables of many models' answers, and how long a decision takes.
 
-    python -m load_tests.model_routing --table paretobandit_val.jsonl.gz --format paretobandit --seeds 5
-    --json python -m load_tests.model_routing --decision-time --json
+    python -m load_tests.model_routing --table rewards.jsonl.gz --format paretobandit --seeds 5 --json
+    python -m load_tests.model_routing --decision-time --json
 
 Tables and where to get them: load_tests/data.md. `quality` is 0..1 as judged by the table's authors;
 `cost_usd` and `energy_j` are means per request; `regret` is summed over the requests.
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policies", default="all", help="all, or names with commas")
     parser.add_argument("--cases", help=f"of {', '.join(_ALL_CASES)}, with commas; the format's if omitted")
     parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=5)
+    parser.add_argument("--first-seed", type=bounded(int, 0, 1_000_000), default=0)
     parser.add_argument(
         "--rows-max", type=bounded(int, 10, 10_000_000), help="take a seeded part of the table"
     )
@@ -129,7 +130,8 @@ def _table_rows(given: argparse.Namespace, policies: list[ModelPolicyName]) -> t
     began_s = time.monotonic()
     rows: list[Row] = []
     told = given.categories == "table"
-    for trial in trials(table, given.seeds, given.features, given.embedding_cache, with_category=told):
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    for trial in trials(table, seeds, given.features, given.embedding_cache, with_category=told):
         for case in cases:
             rows += _ALL_CASES[case](trial, policies)
             spent_s = time.monotonic() - began_s

@@ -62,11 +62,11 @@ class Trial:
 
 
 def trials(
-    table: ModelTable, seeds: int, kind: FeatureKind, cache: Path | None, *, with_category: bool
+    table: ModelTable, seeds: Sequence[int], kind: FeatureKind, cache: Path | None, *, with_category: bool
 ) -> Iterator[Trial]:
     """One trial for each seed."""
     embedded = text_vectors(table.prompts, kind, np.arange(len(table)), cache) if kind == "minilm" else None
-    for seed in range(seeds):
+    for seed in seeds:
         fit, test = halves(table, seed)
         vectors = embedded if embedded is not None else text_vectors(table.prompts, kind, fit)
         yield Trial(
