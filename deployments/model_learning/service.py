@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,13 @@ class ModelLearner:
         )
 
     async def overview(self) -> dict[str, Any]:
-        """For people and tests: version, pending decisions, and what a restart could not read."""
+        """For people and tests: version, pending decisions, what a restart could not read, and its process."""
         return {
             "policy": self._learner.policy.name,
             "version": self._learner.version,
             "pending": len(self._learner.pending),
             "notes": list(self._notes),
+            "pid": os.getpid(),
         }
 
     async def _save_if_due(self) -> None:

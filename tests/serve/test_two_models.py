@@ -133,15 +133,25 @@ def _mean(asked: list[Asked], kind: str, model: str) -> float:
 
 
 _KILL = """
-import json, sys
+import json, sys, time
 import ray
 from deployments.directory.actor import NAMESPACE
 from deployments.model_learning.actor import ACTOR_NAME
 ray.init(address=sys.argv[1], namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
 learner = ray.get_actor(ACTOR_NAME, NAMESPACE)
+found = ray.get(learner.overview.remote(), timeout=60)
 if sys.argv[2] == "kill":
+    killed = found["pid"]
     ray.kill(learner, no_restart=False)
-print(json.dumps(ray.get(learner.overview.remote(), timeout=60)))
+    for _ in range(300):
+        try:
+            found = ray.get(learner.overview.remote(), timeout=60)
+        except ray.exceptions.RayActorError:  # on its way back
+            pass
+        if found["pid"] != killed:
+            break
+        time.sleep(0.1)
+print(json.dumps(found))
 """
 
 
@@ -239,6 +249,7 @@ def test_a_killed_learner_comes_back_with_what_it_knew(two: Any) -> None:
     began_s = time.monotonic()
     after = _learner(two, "kill")
     print(f"the learner was back after {time.monotonic() - began_s:.1f} s, start of Python and Ray included")
+    assert after.pop("pid") != before.pop("pid")
     assert after == before
     assert after["notes"] == []
     meanwhile = _ask_all(two.url, questions, judge=False)
