@@ -95,7 +95,7 @@ class ModelLearner:
         )
 
     async def overview(self) -> dict[str, Any]:
-        """For people and tests: version, pending decisions, what a restart could not read, and its process."""
+        """For people and tests: version, pending decisions, process, and what a restart could not read."""
         return {
             "policy": self._learner.policy.name,
             "version": self._learner.version,
