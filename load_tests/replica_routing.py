@@ -8,6 +8,9 @@ nothing else, a decode step takes 30 ms, and its KV cache holds 1,500 blocks of 
 and cached prefixes together. `--heterogeneous` makes the second half of the replicas `--slow-ratio` times
 slower, with the same sum. Routers do not see the engines' caches: they know what they sent.
 
+`--fleet FILE` takes the pools of a configuration with one model instead, and then also traces that say
+nothing of prefixes; `--set energy_slack_s=0` changes a setting of `routing.replicas`.
+
 A seed draws the instants of arrival within the gaps of the trace, whose times are rounded, and the routers'
 chance. The skew is the busiest replica's seconds of prefill by the mean of all.
 """
@@ -21,13 +24,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from cluster.config import ConfigError, TidemillConfig, load_config
 from cluster.config.routing import ReplicaPolicyName
 from cluster.simulation.experiment import spread
 from cluster.simulation.traffic.open import open_trace
 from cluster.simulation.traffic.trace import Trace, TraceError
 from load_tests.arguments import bounded
 from load_tests.record import circumstances
-from load_tests.routing.fleet import FleetShape, run
+from load_tests.routing.fleet import FleetShape, run, with_routing
 
 _POLICIES = cast("tuple[ReplicaPolicyName, ...]", get_args(ReplicaPolicyName))
 _SHOWN = ("mean_ttft_s", "p90_ttft_s", "p99_ttft_s", "prefix_hit_ratio", "skew", "energy_j_per_output_token")
@@ -38,14 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _options(arguments)
     try:
         rows = _rows(given)
-    except (TraceError, ValueError) as error:
+    except (ConfigError, TraceError, ValueError) as error:
         sys.exit(f"replica_routing: {error}")
     if given.json:
         spelled = sys.argv[1:] if arguments is None else arguments
         command = " ".join(["python -m load_tests.replica_routing", *spelled])
         print(
             json.dumps(
-                {"benchmark": "replica_routing", "command": command, **circumstances(None), "rows": rows}
+                {
+                    "benchmark": "replica_routing",
+                    "command": command,
+                    **circumstances(given.fleet),
+                    "rows": rows,
+                }
             )
         )
     else:
@@ -59,6 +68,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     shape = FleetShape()
     parser.add_argument("--trace", type=Path, required=True, help="JSON lines in Mooncake's format")
+    parser.add_argument("--fleet", type=Path, help="a configuration with pools to compare on")
     parser.add_argument("--replicas", type=bounded(int, 2, 1000), default=shape.replicas)
     parser.add_argument(
         "--rate-scale", type=bounded(float, 1e-3, 1e3), default=1.0, help="times the trace's own rate"
@@ -69,7 +79,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--snapshot-s",
         type=bounded(float, 0.01, 3600),
-        default=1.0,
+        default=0.2,
         help="how often routers hear of each other",
     )
     parser.add_argument(
@@ -100,19 +110,13 @@ def _rows(given: argparse.Namespace) -> list[dict[str, Any]]:
         if name not in _POLICIES:
             raise ValueError(f"no policy {name!r}; there are {', '.join(_POLICIES)}")
     trace = open_trace((given.trace,), requests_max=given.requests_max)
-    if trace.blocks is None:
+    if trace.blocks is None and given.fleet is None:
         raise ValueError(f"{given.trace}: says nothing of shared prefixes (hash_ids)")
     trace = trace.at_rate(trace.rate_per_s * given.rate_scale)
     settings = dict(_setting(text) for text in given.set)
-    shape = FleetShape(
-        replicas=given.replicas,
-        prefill_tokens_per_s=given.prefill_tokens_per_s,
-        step_s=given.step_s,
-        cached_blocks=given.cached_blocks,
-        slow_ratio=given.slow_ratio if given.heterogeneous else 1.0,
-    )
+    fleet = _fleet(given)
     wanted = [
-        (shape, name, settings, trace, seed, given.routers, given.snapshot_s)
+        (with_routing(fleet, name, settings), trace, seed, given.routers, given.snapshot_s)
         for seed in range(given.seeds)
         for name in names
     ]
@@ -121,7 +125,8 @@ def _rows(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(given.jobs) as processes:
         found = processes.map(_one, wanted) if given.jobs > 1 else map(_one, wanted)
-        for (_, name, _, _, seed, _, _), figures in zip(wanted, found, strict=True):
+        for (config, _, seed, _, _), figures in zip(wanted, found, strict=True):
+            name = config.routing.replicas.policy
             rows.append({"case": case, "policy": name, "seed": seed, **figures})
             print(
                 f"[{len(rows)}/{len(wanted)}, {time.monotonic() - began_s:.0f} s] {name} seed {seed}: "
@@ -142,16 +147,31 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"--set {text}: {value!r} is no JSON") from None
 
 
-def _one(
-    wanted: tuple[FleetShape, ReplicaPolicyName, dict[str, Any], Trace, int, int, float],
-) -> dict[str, float | int]:
-    shape, name, settings, trace, seed, routers, snapshot_s = wanted
-    return run(shape.config(name, **settings), trace, seed=seed, routers=routers, snapshot_s=snapshot_s)
+def _fleet(given: argparse.Namespace) -> TidemillConfig:
+    if given.fleet is not None:
+        config = load_config(given.fleet)
+        if len(config.models) != 1:
+            raise ValueError(f"{given.fleet}: has {len(config.models)} models; a comparison needs one")
+        return config
+    shape = FleetShape(
+        replicas=given.replicas,
+        prefill_tokens_per_s=given.prefill_tokens_per_s,
+        step_s=given.step_s,
+        cached_blocks=given.cached_blocks,
+        slow_ratio=given.slow_ratio if given.heterogeneous else 1.0,
+    )
+    return shape.config()
+
+
+def _one(wanted: tuple[TidemillConfig, Trace, int, int, float]) -> dict[str, float | int]:
+    config, trace, seed, routers, snapshot_s = wanted
+    return run(config, trace, seed=seed, routers=routers, snapshot_s=snapshot_s)
 
 
 def _case(given: argparse.Namespace, trace: Trace) -> str:
-    parts = [trace.name, f"{given.replicas} replicas", f"x{given.rate_scale:g}"]
-    if given.heterogeneous:
+    fleet = given.fleet.name if given.fleet is not None else f"{given.replicas} replicas"
+    parts = [trace.name, fleet, f"x{given.rate_scale:g}"]
+    if given.heterogeneous and given.fleet is None:
         parts.append(f"half {given.slow_ratio:g} times slower")
     if given.routers > 1:
         parts.append(f"{given.routers} routers, snapshots every {given.snapshot_s:g} s")

@@ -32,7 +32,7 @@ class Scenario:
     routers: int = 1
     """Requests go to so many routers in turn. Each knows its own dispatches at once and those of the others
     from snapshots, together with the prompts that have been computed since."""
-    snapshot_s: float = 1.0
+    snapshot_s: float = 0.2
     """How often routers hear of each other's requests in flight."""
     single_steps: bool = False
     """Take every engine step on its own: slow, to check the closed forms."""

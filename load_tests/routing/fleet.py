@@ -1,6 +1,6 @@
 """The fleet that replica routing policies are compared on, and one run of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,13 +32,8 @@ class FleetShape:
     slow_ratio: float = 1.0
     """How many times slower the second half of the replicas is; 1 makes all equal."""
 
-    def config(self, policy: ReplicaPolicyName, **routing: Any) -> TidemillConfig:
-        """The fleet with a routing policy.
-
-        Args:
-            policy: of `routing.replicas`.
-            routing: other settings of `routing.replicas`.
-        """
+    def config(self) -> TidemillConfig:
+        """The fleet as a configuration."""
         halves = (
             [self.replicas]
             if self.slow_ratio == 1.0
@@ -56,17 +51,12 @@ class FleetShape:
                 ("fast", "slow"), ("H100", "A100"), halves, (1.0, self.slow_ratio), strict=False
             )
         }
-        replicas = {
-            "policy": policy,
-            # What the routers believe of a prefix cache is as large as the cache.
-            "prefix_blocks_per_replica_max": self.cached_blocks,
-            **routing,
-        }
         return TidemillConfig.model_validate(
             {
                 "models": {"llama": {"source": "llama", "architecture": "llama-3.1-8b"}},
                 "pools": pools,
-                "routing": {"replicas": replicas},
+                # What the routers believe of a prefix cache is as large as the cache.
+                "routing": {"replicas": {"prefix_blocks_per_replica_max": self.cached_blocks}},
                 "gateway": {"queue_timeout_s": 3600.0},
             }
         )
@@ -90,6 +80,15 @@ class FleetShape:
         }
 
 
+def with_routing(
+    config: TidemillConfig, policy: ReplicaPolicyName, settings: Mapping[str, Any]
+) -> TidemillConfig:
+    """The same fleet with another policy and other settings of `routing.replicas`."""
+    data = config.model_dump(mode="json")
+    data["routing"]["replicas"] |= {"policy": policy, **settings}
+    return TidemillConfig.model_validate(data)
+
+
 def with_drawn_gaps(trace: Trace, seed: int) -> Trace:
     """Every arrival at a random instant between its own and the next one's.
 
@@ -101,12 +100,12 @@ def with_drawn_gaps(trace: Trace, seed: int) -> Trace:
 
 
 def run(
-    config: TidemillConfig, trace: Trace, *, seed: int, routers: int = 1, snapshot_s: float = 1.0
+    config: TidemillConfig, trace: Trace, *, seed: int, routers: int = 1, snapshot_s: float = 0.2
 ) -> dict[str, float | int]:
     """Simulate and measure.
 
     Args:
-        config: the fleet.
+        config: a fleet of one model.
         trace: its traffic.
         seed: of the routers' chance and of the instants of arrival.
         routers: how many share the traffic.
@@ -114,7 +113,7 @@ def run(
     """
     scenario = Scenario(
         config=config,
-        traces={"llama": with_drawn_gaps(trace, seed)},
+        traces={next(iter(config.models)): with_drawn_gaps(trace, seed)},
         seed=seed,
         policy="fixed",
         routers=routers,
