@@ -55,7 +55,7 @@ def test_rows_of_every_policy_and_seed_with_what_was_measured(capsys, trace):
         assert 0.0 < row["mean_ttft_s"] <= row["p99_ttft_s"]
         assert row["skew"] >= 1.0
     hits = {row["policy"]: row["prefix_hit_ratio"] for row in found["rows"] if row["seed"] == 0}
-    assert hits["min_work"] > 2 * hits["round_robin"], "conversations stay where their prefix is"
+    assert hits["min_work"] > 1.5 * hits["round_robin"], "conversations stay where their prefix is"
 
 
 def test_two_kinds_of_replicas_and_several_routers(capsys, trace):
