@@ -33,6 +33,8 @@ _PRICE_SPAN = (1e-4, 1e5)
 """Quality per mean cost between which a price is searched."""
 _DEBT_HORIZONS_MAX = 10.0
 """Debts beyond are forgiven, so that one bad day does not starve a week."""
+_CREDIT_HORIZON_SHARE = 0.05
+"""Part of a horizon's budget that may be owed; without any credit something would always stay unspent."""
 _EXPLORATION_BUDGET_SHARE = 0.05
 _TRIAL_BUDGET_SHARE = 0.2
 _NEVER = -1e9
@@ -111,7 +113,8 @@ class BudgetPacer:
                 (budget.j_per_request, account.saved_j, need.energy_j),
             ):
                 if limit is not None:
-                    fits &= cost <= max(limit + max(saved, 0.0), float(cost.min()))
+                    credit = _CREDIT_HORIZON_SHARE * self._config.horizon_requests * limit
+                    fits &= cost <= max(limit + max(saved + credit, 0.0), float(cost.min()))
         if not fits.any():  # what is cheapest in money is too dear in energy
             fits[int(np.argmin(need.cost_usd))] = True
         return fits
