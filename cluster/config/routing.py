@@ -113,6 +113,10 @@ class ReplicaRoutingConfig(Section):
     decode_weight_s: float = Field(default=0.5, ge=0)
     """Seconds that a replica at its request limit, or with a full KV cache, counts more than an idle one."""
 
+    stall_weight: float = Field(default=0.02, ge=0)
+    """What a second for which a prompt holds up one answer under way counts, against a second of waiting for
+    the prompt's own first token."""
+
     kv_full_s: float = Field(default=2.0, ge=0)
     """Seconds that a replica counts more when its KV cache is full: a prompt would wait there for blocks."""
 

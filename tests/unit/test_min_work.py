@@ -8,7 +8,7 @@ from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.routing.replicas.policies import choose_replica
 
-CONFIG = ReplicaRoutingConfig(decode_weight_s=0.5, tie_s=0.002)
+CONFIG = ReplicaRoutingConfig(decode_weight_s=0.5, tie_s=0.002, stall_weight=0.0)
 
 
 def view(name, **changes):
@@ -142,3 +142,21 @@ def test_where_no_block_is_free_nothing_is_sent_while_another_is_near():
     full = view("full", kv_cache_usage=0.96)
     assert choose(full, view("busy", pending_prefill_tokens=1900)).replica_id == "busy"
     assert choose(full, view("busier", pending_prefill_tokens=2600)).replica_id == "full"
+
+
+def test_holding_up_answers_under_way_counts_by_how_many_and_for_how_long():
+    config = CONFIG.model_copy(update={"decode_weight_s": 0.0, "stall_weight": 0.1})
+    # Five decode there; 700 tokens hold them up for 1.75 s each.
+    decoding = view(
+        "a", requests_in_flight=7, requests_waiting=2, cached_tokens=300, prefill_tokens_per_s=400.0
+    )
+    assert choose(decoding, config=config).scores == {"a": pytest.approx(1.75 + 0.1 * 5 * 1.75)}
+    waiting = view("a", requests_in_flight=7, requests_waiting=7)
+    assert choose(waiting, config=config).scores == {"a": pytest.approx(1.0)}
+
+
+def test_a_long_prompt_goes_where_fewer_answers_are_under_way():
+    config = CONFIG.model_copy(update={"decode_weight_s": 0.0, "stall_weight": 0.02})
+    busy, quiet = view("busy", requests_in_flight=20), view("quiet", pending_prefill_tokens=300)
+    assert choose(busy, quiet, config=config).replica_id == "quiet"
+    assert choose(busy, quiet, config=config, tokens=100).replica_id == "busy"

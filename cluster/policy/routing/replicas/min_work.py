@@ -15,7 +15,7 @@ from cluster.entities.routing import ReplicaChoice
 from cluster.entities.workload import RequestSignals
 from cluster.policy.routing.replicas.energy import request_energy_j
 from cluster.policy.routing.replicas.interface import Situation, why
-from cluster.policy.routing.replicas.predicted import predicted_ttft_s
+from cluster.policy.routing.replicas.predicted import predicted_ttft_s, stall_s
 
 _KV_FULL = 0.95
 """From this usage on new prompts are likely to wait for blocks."""
@@ -81,6 +81,9 @@ def _score_s(prompt_tokens: int, replica: ReplicaCandidate, config: ReplicaRouti
     limit, usage = replica.max_concurrent_requests, replica.kv_cache_usage
     seats = replica.requests_in_flight / limit if limit > 0 else 1.0
     score_s = ttft_s + config.decode_weight_s * max(seats, usage)
+    if config.stall_weight > 0.0:
+        assumed = config.assumed_prefill_tokens_per_s
+        score_s += config.stall_weight * stall_s(prompt_tokens, replica, assumed_tokens_per_s=assumed)
     # Where no block is free, a prompt waits until an answer ends or is thrown out, however fast prefill is.
     return score_s + (config.kv_full_s if usage >= _KV_FULL else 0.0)
 
