@@ -22,7 +22,7 @@ from load_tests.model_tables.play import examples, played
 from load_tests.model_tables.table import Numbers, net_value
 
 JUDGE_ERRORS = (0.0, 0.1, 0.2, 0.3)
-_QUALITY_PER_USD_SPAN = (0.03, 30.0)
+_QUALITY_PER_USD_SPAN = (0.03, 1.0)
 """Quality per mean price of the dearest model between which the curve is drawn."""
 _POINTS = 9
 _GOOD = 0.5
