@@ -26,7 +26,7 @@ from load_tests.model_tables.formats import FORMATS, read_table
 from load_tests.model_tables.frontier import frontier, order
 from load_tests.model_tables.phases import phases
 from load_tests.model_tables.table import TableError
-from load_tests.model_tables.text_features import FeatureKind
+from load_tests.model_tables.text_features import FeatureKind, guessed_categories
 from load_tests.record import circumstances
 
 _ALL_CASES: dict[str, Callable[[Trial, Sequence[ModelPolicyName]], Iterator[Row]]] = {
@@ -95,9 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--features", choices=get_args(FeatureKind), default="minilm")
     parser.add_argument(
         "--categories",
-        choices=("none", "table"),
+        choices=("none", "table", "classifier"),
         default="none",
-        help="whether policies are told the authors' categories (category_map, pheromone: always)",
+        help="what policies are told of a prompt's category: nothing, the authors', or what the shipped "
+        "classifier says (category_map and pheromone are told the authors' if nothing else)",
     )
     parser.add_argument("--embedding-cache", type=Path, help="file that keeps embeddings between runs")
     parser.add_argument("--decision-time", action="store_true", help="time decisions; needs no table")
@@ -129,7 +130,9 @@ def _table_rows(given: argparse.Namespace, policies: list[ModelPolicyName]) -> t
         table = table.of_rows(np.random.default_rng(0).permutation(len(table))[: given.rows_max])
     began_s = time.monotonic()
     rows: list[Row] = []
-    told = given.categories == "table"
+    told = given.categories != "none"
+    if given.categories == "classifier":
+        table = guessed_categories(table, given.embedding_cache)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     for trial in trials(table, seeds, given.features, given.embedding_cache, with_category=told):
         for case in cases:

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
+from cluster.policy.routing.models.categories import classify
+from deployments.encoder.categories import load_category_model
 from load_tests.embeddings import embed
-from load_tests.model_tables.table import Numbers, Rows
+from load_tests.model_tables.table import ModelTable, Numbers, Rows
 
 FeatureKind = Literal["minilm", "tfidf"]
 
@@ -37,6 +40,13 @@ def text_vectors(
     if kind == "minilm":
         return embed(prompts, cache).astype(np.float64)
     return _tfidf(prompts, fit_rows)
+
+
+def guessed_categories(table: ModelTable, cache: Path | None = None) -> ModelTable:
+    """The table with the categories that the shipped classifier gives its prompts, as a router would."""
+    model = load_category_model()
+    guesses = [classify(vector, model, language="en").category for vector in embed(table.prompts, cache)]
+    return replace(table, categories=tuple(guesses))
 
 
 def _tfidf(prompts: Sequence[str], fit_rows: Rows) -> Numbers:
