@@ -1,7 +1,7 @@
 """From what is known of a request to the vector that the learning policies are linear in."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -34,6 +34,8 @@ class FeatureMap:
     bands: int
     with_length: bool
     embedding_dims: int
+    _latest: list[tuple[ModelSignals, Vector]] = field(default_factory=list, repr=False, compare=False)
+    """A decision asks twice for the features of the same request."""
 
     @classmethod
     def over(cls, config: FeaturesConfig, categories: tuple[str, ...]) -> "FeatureMap":
@@ -53,7 +55,15 @@ class FeatureMap:
         return 1 + len(self.categories) + self.bands + length + self.embedding_dims
 
     def vector(self, signals: ModelSignals) -> Vector:
-        """The features of a request."""
+        """The features of a request; not to be written to."""
+        for signals_before, x in self._latest:
+            if signals_before is signals:
+                return x
+        x = self._computed(signals)
+        self._latest[:] = [(signals, x)]
+        return x
+
+    def _computed(self, signals: ModelSignals) -> Vector:
         x = np.zeros(self.size)
         x[0] = 1.0
         at = 1

@@ -30,7 +30,7 @@ from cluster.policy.routing.models.scored import Example, Expected
 Numbers = NDArray[np.float64]
 Rule = Literal["ridge", "linucb", "thompson", "epsilon"]
 
-_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
 _SURE = 1e-9
 """Smallest standard deviation, so that certainty is no division by zero."""
 
@@ -87,15 +87,18 @@ class LinearScorer:
     def expected(self, signals: ModelSignals, models: Sequence[str], state: RidgeBank) -> Expected:
         """θᵀx and the width of its posterior; a model without answers has the prior's."""
         x = self._features.vector(signals)
-        known = [n for n, model in enumerate(models) if model in state.models]
-        at = [state.models.index(models[n]) for n in known]
-        quality = np.full(len(models), float(self._prior(state) @ x))
-        width = np.full(len(models), float(np.sqrt(x @ x / self._linear.regularisation)))
+        rows = {model: row for row, model in enumerate(state.models)}
+        known = [n for n, model in enumerate(models) if model in rows]
+        at = [rows[models[n]] for n in known]
+        quality, width = np.zeros(len(models)), np.zeros(len(models))
+        if len(known) < len(models):
+            quality[:] = self._prior(state) @ x
+            width[:] = np.sqrt(x @ x / self._linear.regularisation)
         quality[known] = (state.theta[:, 0] @ x)[at]
-        idle = state.answers - state.touched
-        growth = np.minimum(self._forgetting**-idle, self._linear.inflation_max)
-        # of all models, because picking some would copy their matrices
         if self._rule in ("linucb", "thompson"):
+            growth = self._forgetting ** (state.touched - state.answers)
+            growth = np.minimum(growth, self._linear.inflation_max)
+            # of all models, because picking some would copy their matrices
             width[known] = np.sqrt(np.maximum((state.inverse @ x) @ x, 0.0) * growth)[at]
         if self._rule == "linucb":
             quality += self._linear.alpha * width
