@@ -30,7 +30,7 @@ from cluster.policy.routing.models.scored import Example, Expected
 Numbers = NDArray[np.float64]
 Rule = Literal["ridge", "linucb", "thompson", "epsilon"]
 
-_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _SURE = 1e-9
 """Smallest standard deviation, so that certainty is no division by zero."""
 
