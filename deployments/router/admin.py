@@ -117,6 +117,7 @@ class Admin:
                 "requests_in_flight": self._core.queue.in_flight,
                 "requests_queued": self._core.queue.queued,
                 "config_hash": self._core.config_hash,
+                "model_state_version": None if self._core.models is None else self._core.models.version,
             },
         }
 
