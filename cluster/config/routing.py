@@ -113,7 +113,7 @@ class ReplicaRoutingConfig(Section):
     decode_weight_s: float = Field(default=0.5, ge=0)
     """Seconds that a replica at its request limit, or with a full KV cache, counts more than an idle one."""
 
-    stall_weight: float = Field(default=0.02, ge=0)
+    stall_weight: float = Field(default=0.01, ge=0)
     """What a second for which a prompt holds up one answer under way counts, against a second of waiting for
     the prompt's own first token."""
 
