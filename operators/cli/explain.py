@@ -123,17 +123,21 @@ def _choice(title: str, decision: ReplicaDecision | None) -> Iterator[str]:
     chosen = choice.replica_id or "none"
     chance = f", picked with probability {choice.propensity:.2f}" if choice.propensity < 1 else ""
     yield f"{title}: {chosen} ({_words(choice.reasons)}{chance})"
+    # Only the default policy scores in seconds.
+    unit = "" if Reason.BEST_SCORE in choice.reasons else " s"
     views = {view.replica_id: view for view in decision.candidates}
     ranked = sorted(views, key=lambda name: (choice.scores.get(name, float("inf")), name))
     for name in ranked[:_CANDIDATES_SHOWN]:
         view = views[name]
         score = choice.scores.get(name)
-        shown = "filtered out" if score is None else f"{score:8.3f} s"
+        shown = "filtered out" if score is None else f"{score:8.3f}{unit}"
+        energy_j = choice.energies_j.get(name)
         yield (
             f"  {'→' if name == choice.replica_id else ' '} {shown}  {name}  "
             f"in flight {view.requests_in_flight}/{view.max_concurrent_requests}, "
             f"prefill ahead {view.pending_prefill_tokens} tokens, "
             f"cached {view.cached_tokens} tokens, {view.phase.value}"
+            f"{'' if energy_j is None else f', {energy_j:.1f} J'}"
         )
     if len(ranked) > _CANDIDATES_SHOWN:
         yield f"    … and {len(ranked) - _CANDIDATES_SHOWN} more"

@@ -39,6 +39,7 @@ def _record() -> dict[str, Any]:
     choice = ReplicaChoice(
         replica_id=ReplicaId("d-1"),
         scores={ReplicaId("d-2"): 0.9, ReplicaId("d-1"): 0.25},
+        energies_j={ReplicaId("d-1"): 41.27},
         reasons=(Reason.LEAST_WORK, Reason.TIE_BROKEN_BY_CHANCE),
         propensity=0.5,
     )
@@ -119,7 +120,9 @@ def test_candidates_stand_best_first_with_their_scores() -> None:
     assert lines[start] == "replica: d-1 (least work, tie broken by chance, picked with probability 0.50)"
     first, second, third = lines[start + 1 : start + 4]
     assert first.split()[:4] == ["→", "0.250", "s", "d-1"]
+    assert first.endswith("ready, 41.3 J")
     assert "in flight 5/64" in second
+    assert second.endswith("ready")
     assert "filtered out" in third
 
 
