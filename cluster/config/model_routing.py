@@ -116,11 +116,12 @@ class LinearConfig(Section):
     there are."""
 
     forgetting: float = Field(default=0.999, gt=0.9, le=1)
-    """Weight of an answer falls by this factor with every judged answer after it; 1 forgets nothing (and
-    `ridge` never does)."""
+    """Weight of a model's answer falls by this factor with every later one of the same model; 1 forgets
+    nothing (and `ridge` never does)."""
 
     inflation_max: float = Field(default=20.0, ge=1)
-    """Uncertainty of a model that was not asked for long grows at most by this factor."""
+    """Variance of a model's expectation grows by 1/forgetting with every answer of another model, at most by
+    this factor: what is not asked may have become better."""
 
     alpha: float = Field(default=0.05, ge=0)
     """`linucb`: standard deviations that uncertainty adds to a score."""

@@ -1,8 +1,8 @@
 """Accuracy against energy: GreenServ's claim (arXiv 2601.17551) asked of a table with energies by model size.
 
-One pass along the whole table with feedback, from nothing, at rising weights of energy; the same with a
-budget of energy. Against them chance, the smallest, the largest, the best single model and who knows all
-answers.
+One pass with feedback, at rising weights of energy and with budgets of energy: `cold` along the whole table
+from nothing, `warm` along one half after a fit on the other. Against them chance, the smallest, the largest,
+the best single model and who knows all answers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,43 +22,35 @@ _HALF = WeightsConfig(quality=0.5, cost=0.0, energy=0.5, latency=0.0)
 
 
 def frontier(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
-    """Rows per policy and weight of energy; `against_random_*` are the claim's two figures."""
-    whole = _whole(trial)
-    chance = references(whole.test, whole.test, _HALF, trial.seed)
-    for name, result in chance.items():
-        yield row(whole, "frontier", name, result, **_against(result, chance["random"]))
-    random_j = float(chance["random"].energy_j.mean())
-    for policy in policies:
-        if policy == "category_map":
-            continue
-        told = trial.with_category or policy == "pheromone"
-        signals = signals_of(whole.test, whole.test_vectors, Goal.BALANCED, with_category=told)
-        for weight in _ENERGY_WEIGHTS:
-            weights = WeightsConfig(quality=1.0, cost=0.0, energy=weight, latency=0.0)
-            config = configuration(policy, weights, with_category=told)
-            chosen = policy_for(config, whole.test, signals, warm=False)
-            result = play(chosen, whole.test, signals, _HALF, seed=trial.seed, learn=True)
-            found = _against(result, chance["random"])
-            yield row(whole, "frontier", policy, result, energy_weight=weight, **found)
-        for share in _ENERGY_SHARES_OF_RANDOM:
-            config = configuration(
-                policy,
-                WeightsConfig(quality=1.0, cost=0.0, energy=0.0, latency=0.0),
-                with_category=told,
-                budgets=BudgetsConfig(j_per_request=share * random_j),
-            )
-            chosen = policy_for(config, whole.test, signals, warm=False)
-            result = play(chosen, whole.test, signals, _HALF, seed=trial.seed, learn=True)
-            spent = float(result.energy_j.mean())
-            yield row(
-                whole,
-                "frontier",
-                f"{policy}+budget_pacer",
-                result,
-                budget_j=share * random_j,
-                spent_over_budget=spent / (share * random_j),
-                **_against(result, chance["random"]),
-            )
+    """Rows per policy and weight of energy; `*_over_random` are the claim's two figures."""
+    for stream, start in ((_whole(trial), "cold"), (trial, "warm")):
+        chance = references(stream.test, stream.fit, _HALF, trial.seed)
+        for name, result in chance.items():
+            yield row(stream, "frontier", name, result, start=start, **_against(result, chance["random"]))
+        for policy in policies:
+            if policy != "category_map":
+                yield from _sweep(stream, policy, chance["random"], start)
+
+
+def _sweep(stream: Trial, policy: ModelPolicyName, chance: Played, start: str) -> Iterator[Row]:
+    fit_signals, signals = stream.signals(policy, Goal.BALANCED)
+    told = stream.with_category or policy == "pheromone"
+    random_j = float(chance.energy_j.mean())
+    points: list[tuple[float, float | None]] = [(weight, None) for weight in _ENERGY_WEIGHTS]
+    points += [(0.0, share * random_j) for share in _ENERGY_SHARES_OF_RANDOM]
+    for weight, budget_j in points:
+        config = configuration(
+            policy,
+            WeightsConfig(quality=1.0, cost=0.0, energy=weight, latency=0.0),
+            with_category=told,
+            budgets=BudgetsConfig(j_per_request=budget_j),
+        )
+        chosen = policy_for(config, stream.fit, fit_signals, warm=start == "warm")
+        result = play(chosen, stream.test, signals, _HALF, seed=stream.seed, learn=True)
+        more: Row = {"start": start, "energy_weight": weight, **_against(result, chance)}
+        if budget_j is not None:
+            more |= {"budget_j": budget_j, "spent_over_budget": float(result.energy_j.mean()) / budget_j}
+        yield row(stream, "frontier", chosen.name, result, **more)
 
 
 def order(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:

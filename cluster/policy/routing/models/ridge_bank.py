@@ -1,9 +1,9 @@
 """Recursive ridge regressions, one per model over the same features, each with one or more outputs.
 
-Per model, with g for forgetting: A ← gᵏA + xxᵀ, B ← gᵏB + yxᵀ for the k answers since its last one, θ = BA⁻¹.
-A⁻¹ is kept and updated by Sherman and Morrison's formula, O(d²). Forgetting also wears the ridge penalty
-down, which would let the uncertainty of features that never occur grow without bound; it is restored when
-half of it is gone.
+Per model, for its own answers, with g for forgetting: A ← gA + xxᵀ, B ← gB + yxᵀ, θ = BA⁻¹. A model that is
+not asked forgets nothing. A⁻¹ is kept and updated by Sherman and Morrison's formula, O(d²). Forgetting also
+wears the ridge penalty down, which would let the uncertainty of features that never occur grow without bound;
+it is restored when half of it is gone.
 """
 
 from collections.abc import Mapping
@@ -89,12 +89,11 @@ def learnt(
 ) -> RidgeBank:
     """One more answer of a model that `copy` has a row for; the arrays of `copy` are written to."""
     index = copy.models.index(model)
-    decay = forgetting ** float(copy.answers + 1 - copy.touched[index])
-    inverse = copy.inverse[index] / decay
+    inverse = copy.inverse[index] / forgetting
     seen = inverse @ x
     inverse -= np.outer(seen, seen) / (1 + x @ seen)
-    response = copy.response[index] * decay + np.outer(y, x)
-    penalty = float(copy.penalty[index]) * decay
+    response = copy.response[index] * forgetting + np.outer(y, x)
+    penalty = float(copy.penalty[index]) * forgetting
     if penalty < _PENALTY_LEFT_MIN:
         worn = regularisation * (1 - penalty)
         inverse = np.linalg.inv(np.linalg.inv(inverse) + worn * np.eye(len(x)))
