@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from cluster.entities.workload import Surface
 from deployments.router.errors import ApiError
+from deployments.router.requests import parse, session_id
 
 CHAT, COMPLETIONS = Surface.CHAT, Surface.COMPLETIONS
 RESPONSES, MESSAGES, COUNT = Surface.RESPONSES, Surface.MESSAGES, Surface.COUNT_TOKENS
@@ -248,3 +250,20 @@ def test_the_bound_on_output(parsed, body, bound):
 )
 def test_whether_usage_was_asked_for(parsed, options, wanted):
     assert parsed(CHAT, chat(stream=True, stream_options=options)).wants_usage is wanted
+
+
+def test_a_conversation_is_named_by_the_header_or_else_by_the_user(config):
+    def named(body, header=""):
+        return parse(orjson.dumps(chat(**body)), CHAT, config, session=header).session
+
+    assert named({"user": "ada"}) == "ada"
+    assert named({"user": "ada"}, header="talk-7") == "talk-7"
+    assert (named({}), named({"user": 7})) == ("", "")
+
+
+def test_a_sessions_id_tells_neither_its_name_nor_the_same_of_two_tenants():
+    one, other = session_id("t1", "ada"), session_id("t2", "ada")
+    assert one != other
+    assert "ada" not in one
+    assert session_id("t1", "ada") == one
+    assert session_id("t1", "") == ""
