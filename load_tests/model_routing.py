@@ -50,7 +50,6 @@ _VARIED = (
     "budget_usd",
     "budget_j",
     "judge_error",
-    "quality_per_usd",
 )
 
 
@@ -159,7 +158,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     for found in rows:
         varied = [f"{name}={found[name]:.3g}" for name in _VARIED if isinstance(found.get(name), float)]
         start = [str(found["start"])] if "start" in found else []
-        part = [f"part={found['part']}"] if "part" in found else []
+        part = [f"{name}={found[name]}" for name in ("point", "part") if name in found]
         # budgets differ a little between the seeds' halves; the case already names the step
         varied = [text for text in varied if not text.startswith("budget_")]
         key = (found["case"], found["policy"], " ".join([*start, *varied, *part]))

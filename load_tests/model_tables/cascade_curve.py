@@ -40,7 +40,7 @@ def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
         good = trial.test.quality >= _GOOD
         wrong = np.random.default_rng([trial.seed, 4]).random(good.shape) < error
         grades = _grades(expected, good ^ wrong, error)
-        for price in prices:
+        for point, price in enumerate(prices, 1):
             config = CascadeConfig(
                 models_max=min(len(trial.test.models), 8),
                 quality_per_usd=float(price),
@@ -48,9 +48,8 @@ def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
                 sigma_before=0.45,
                 sigma_after=max(0.45 * (error * (1 - error)) ** 0.5, 0.02),
             )
-            yield _along(
-                trial, config, expected=expected, grades=grades, typical_usd=typical_usd, error=error
-            )
+            found = _along(trial, config, expected=expected, grades=grades, typical_usd=typical_usd)
+            yield {**found, "judge_error": error, "point": point}
 
 
 def _along(
@@ -60,7 +59,6 @@ def _along(
     expected: Numbers,
     grades: Numbers,
     typical_usd: Numbers,
-    error: float,
 ) -> Row:
     table = trial.test
     final = np.zeros(len(table), dtype=np.intp)
@@ -89,7 +87,6 @@ def _along(
         **row(trial, "cascade", "cascade", result),
         "cost_usd": float(cost_usd.mean()),
         "energy_j": float(energy_j.mean()),
-        "judge_error": error,
         "quality_per_usd": config.quality_per_usd,
         "models_asked_mean": float(asked.mean()),
         "cost_over_dearest": float(cost_usd.mean() / table.cost_usd.mean(axis=0).max()),
