@@ -147,9 +147,9 @@ def test_requests_of_one_instant_are_spread_up_to_the_next(tmp_path):
     [
         ("a.csv", b""),
         ("a.csv.gz", b"no gzip"),
-        ("a.csv.gz", gzip.compress(b"A,B\n1,2\n")),
-        ("a.jsonl.gz", gzip.compress(b"{}\n")),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.csv.gz", gzip.compress(b"A,B\n1,2\n", mtime=0)),
+        ("a.jsonl.gz", gzip.compress(b"{}\n", mtime=0)),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_what_is_no_trace_is_named(tmp_path, name, content):
