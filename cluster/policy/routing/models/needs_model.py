@@ -54,7 +54,8 @@ class NeedsModel:
         for at, took in enumerate((outcome.cost_usd, outcome.energy_j)):
             usual = told[at] or seen[at]
             if usual > 0 and took > 0:
-                excess[at] = np.clip(took / usual, *_FACTOR_SPAN) - 1
+                least, most = (share * usual for share in _FACTOR_SPAN)
+                excess[at] = min(max(took, least), most) / usual - 1
         return learnt(
             with_model(
                 state,
