@@ -17,6 +17,7 @@ from typing import Any
 from cluster.config import ConfigError, load_config
 from cluster.policy.provisioning.policies import POLICIES
 from cluster.simulation.experiment import Case, Traffic, figures, run_cases, spread, traffic_files
+from cluster.simulation.solver_output import solver_output_on_stderr
 from cluster.simulation.traffic.trace import TraceError
 from load_tests.arguments import bounded
 from load_tests.record import circumstances
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     try:
-        rows = _rows(given)
+        with solver_output_on_stderr():
+            rows = _rows(given)
     except (ConfigError, TraceError, OSError) as error:
         parser.error(str(error))
     if given.json:

@@ -10,6 +10,7 @@ from cluster.config import ConfigError, TidemillConfig, load_config
 from cluster.policy.provisioning.policies import POLICIES
 from cluster.replay import DecisionLogError, read_log, redecide
 from cluster.replay.provisioning import redecide_log
+from cluster.simulation.solver_output import solver_output_on_stderr
 from operators.cli.console import CliError
 
 _SHOWN = 10
@@ -30,7 +31,8 @@ def replay(log: Path, *, config_path: Path | None, policy: str | None, json_outp
             first = lines.readline()
             lines.seek(0)
             if '"tidemill_provisioning"' in first:
-                found = list(_provisioning(lines, policy))
+                with solver_output_on_stderr():
+                    found = list(_provisioning(lines, policy))
             else:
                 if policy is not None:
                     raise CliError("--policy is for the provisioner's log", exit_code=2)

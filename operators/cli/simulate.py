@@ -15,6 +15,7 @@ from cluster.config import ConfigError, TidemillConfig, load_config
 from cluster.policy.provisioning.policies import POLICIES
 from cluster.simulation.experiment import Case, Traffic, figures, run_case, spread, traffic_files
 from cluster.simulation.report import Report
+from cluster.simulation.solver_output import solver_output_on_stderr
 from cluster.simulation.traffic.trace import TraceError
 from operators.cli.console import CliError
 
@@ -85,7 +86,8 @@ def simulate(
             Case(config=config, traffic=traffic, policy=name, seed=seed)
             for seed in range(first_seed, first_seed + seeds)
         ]
-        reports = _run(cases)
+        with solver_output_on_stderr():
+            reports = _run(cases)
     except (ConfigError, TraceError, ValueError, OSError) as error:
         raise CliError(str(error), exit_code=2) from error
     if plot is not None:
