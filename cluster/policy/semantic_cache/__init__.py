@@ -1,0 +1,1 @@
+"""Whether an answer that was given before may be given again: identity, guards, evidence, eviction."""

@@ -1,0 +1,199 @@
+"""The error contract: P(wrong | served from the cache) stays below what the category allows.
+
+It exists because no similarity makes a near match right: errors among hits floor at 7-9 % on Quora's
+questions at every threshold. What may be served has to be found out from answers that were computed although
+a stored one was near. Those are free below the threshold, where a request is computed anyway, and cost a
+fresh answer above it, where a small random share is. Errors are bounded among served answers, not among all
+requests: else one hit in five may be wrong while the promise holds. The bound is Clopper and Pearson's
+(Biometrika 26, 1934).
+
+Categories share their evidence through `RiskModel`, which orders near matches of all of them by how likely
+they are wrong; the bound is taken over all that are at least as safe. A category whose own evidence proves
+more errors than it allows is tightened by itself.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import betaincinv
+
+from cluster.config.semantic_cache import CategoryCacheConfig, ErrorContractConfig
+from cluster.policy.semantic_cache.risk import Numbers, RiskModel, fit_risk
+
+NOTHING_IS_SERVED = 1.01
+"""A threshold that no cosine reaches."""
+_STEP = 0.005
+"""Thresholds move in steps of this size: finer ones would be fitted to chance."""
+_STRATUM = 0.05
+"""Judgements are forgotten only for newer ones of like similarity: those above the threshold are few and
+dear."""
+_STRATA = 8
+_REFIT_AFTER = 10
+"""Judgements between two fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A near match that was answered fresh, and whether the stored answer would have been wrong."""
+
+    similarity: float
+    is_wrong: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What is known of the hits above a threshold."""
+
+    threshold: float
+    judged: int
+    wrong: int
+    upper: float
+
+    @property
+    def rate(self) -> float:
+        """The estimate itself; 0 where nothing was judged."""
+        return self.wrong / self.judged if self.judged else 0.0
+
+
+def wrong_upper_bound(wrong: int, judged: int, *, confidence: float) -> float:
+    """The largest rate of wrong answers that is compatible with what was judged (one-sided).
+
+    Raises:
+        ValueError: more wrong than judged, or negative counts.
+    """
+    if not 0 <= wrong <= judged:
+        raise ValueError(f"{wrong} wrong of {judged} judged")
+    return 1.0 if wrong == judged else float(betaincinv(wrong + 1, judged - wrong, confidence))
+
+
+def wrong_lower_bound(wrong: int, judged: int, *, confidence: float) -> float:
+    """The smallest such rate."""
+    return 1.0 - wrong_upper_bound(judged - wrong, judged, confidence=confidence)
+
+
+class Evidence:
+    """The last judgements of all categories, and the thresholds that follow from them."""
+
+    def __init__(self, config: ErrorContractConfig, policy_of: Callable[[str], CategoryCacheConfig]) -> None:
+        self._config = config
+        self._policy_of = policy_of
+        self._strata: dict[tuple[str, int], deque[Judgement]] = {}
+        self._thresholds: dict[str, float] = {}
+        self._floors: dict[str, float] = {}
+        self._cutoffs: dict[float, float] = {}
+        self._model = RiskModel()
+        self._until_refit = _REFIT_AFTER
+
+    def threshold(self, category: str) -> float:
+        """The similarity from which a near match may be served now."""
+        if category not in self._thresholds:
+            self._decide(category)
+        return self._thresholds[category]
+
+    def floor(self, category: str) -> float:
+        """The lowest threshold that the evidence would still allow: as far as load may go."""
+        self.threshold(category)
+        return self._floors[category]
+
+    def observe(self, category: str, judgement: Judgement) -> float:
+        """Takes a judgement in and says what the category's threshold is now."""
+        stratum = min(_STRATA - 1, max(0, int((1.0 - judgement.similarity) / _STRATUM)))
+        size = max(1, self._config.judgements_max // _STRATA)
+        self._strata.setdefault((category, stratum), deque(maxlen=size)).append(judgement)
+        self._until_refit -= 1
+        if self._until_refit <= 0:
+            self._refit()
+        elif judgement.is_wrong and judgement.similarity >= self.threshold(category):
+            # What was about to be served is wrong: nobody should wait for that to count.
+            self._decide(category)
+        return self.threshold(category)
+
+    def bound(self, category: str, threshold: float) -> Bound:
+        """The bound on wrong answers among near matches of a category from a similarity on."""
+        above = [each for each in self.judgements(category) if each.similarity >= threshold]
+        wrong = sum(each.is_wrong for each in above)
+        upper = wrong_upper_bound(wrong, len(above), confidence=self._config.confidence) if above else 1.0
+        return Bound(threshold=threshold, judged=len(above), wrong=wrong, upper=upper)
+
+    def judgements(self, category: str) -> list[Judgement]:
+        """What is remembered of a category."""
+        return [each for (name, _), kept in self._strata.items() if name == category for each in kept]
+
+    def everything(self) -> Iterator[tuple[str, Judgement]]:
+        """What is remembered of all of them."""
+        return ((name, each) for (name, _), kept in self._strata.items() for each in kept)
+
+    def restore(self, judgements: Sequence[tuple[str, Judgement]]) -> None:
+        """Takes up what an earlier process knew."""
+        for category, judgement in judgements:
+            self.observe(category, judgement)
+        self._refit()
+
+    def _refit(self) -> None:
+        self._until_refit = _REFIT_AFTER
+        known = list(self.everything())
+        if not known:
+            return
+        categories = [category for category, _ in known]
+        similarities = np.array([each.similarity for _, each in known])
+        wrong = np.array([float(each.is_wrong) for _, each in known])
+        self._model = fit_risk(categories, similarities, wrong)
+        logits = np.array([self._model.logit(each.similarity, name) for name, each in known])
+        order = np.argsort(logits, kind="stable")
+        uppers = _cumulative_uppers(wrong[order], self._config.confidence)
+        limits = {self._policy_of(name).error_max for name in {*self._thresholds, *categories}}
+        self._cutoffs = {}
+        for limit in limits:
+            for share in (limit, limit * self._config.slack):
+                allowed = np.flatnonzero(uppers <= share)
+                self._cutoffs[share] = float(logits[order][allowed[-1]]) if len(allowed) else -np.inf
+        for category in {*self._thresholds, *categories}:
+            self._decide(category)
+
+    def _decide(self, category: str) -> None:
+        """The threshold goes down where the bound leaves slack, up where it does not hold."""
+        policy = self._policy_of(category)
+        present = self._thresholds.get(category, NOTHING_IS_SERVED)
+        if self._config.verified:
+            floor = self._similarity(category, policy, policy.error_max)
+            easy = self._similarity(category, policy, policy.error_max * self._config.slack)
+            threshold = min(max(present, floor), easy)
+        else:
+            floor = threshold = policy.threshold
+        threshold = self._unproven(category, policy, threshold)
+        self._thresholds[category] = threshold
+        self._floors[category] = max(min(floor, threshold), self._unproven(category, policy, floor))
+
+    def _similarity(self, category: str, policy: CategoryCacheConfig, limit: float) -> float:
+        """The lowest similarity whose bound over all categories is within a limit."""
+        cutoff = self._cutoffs.get(limit, -np.inf)
+        if not np.isfinite(cutoff):
+            return NOTHING_IS_SERVED
+        similarity = self._model.similarity_at(cutoff, category)
+        steps = np.ceil(similarity / _STEP - 1e-9)
+        return float(min(max(steps * _STEP, policy.threshold_min), NOTHING_IS_SERVED))
+
+    def _unproven(self, category: str, policy: CategoryCacheConfig, threshold: float) -> float:
+        """The threshold, raised until the category's own evidence does not prove too many errors any more."""
+        judged = sorted(self.judgements(category), key=lambda each: each.similarity)
+        while threshold < NOTHING_IS_SERVED:
+            above = [each for each in judged if each.similarity >= threshold]
+            wrong = sum(each.is_wrong for each in above)
+            if not wrong:
+                return threshold
+            lower = wrong_lower_bound(wrong, len(above), confidence=self._config.confidence)
+            if lower <= policy.error_max:
+                return threshold
+            judged = above
+            threshold += _STEP
+        return NOTHING_IS_SERVED
+
+
+def _cumulative_uppers(wrong: Numbers, confidence: float) -> Numbers:
+    """Upper bounds over the first one, two, three… judgements."""
+    judged = np.arange(1, len(wrong) + 1)
+    errors = np.cumsum(wrong)
+    uppers = betaincinv(errors + 1, np.maximum(judged - errors, 1e-9), confidence)
+    return np.where(errors == judged, 1.0, uppers)

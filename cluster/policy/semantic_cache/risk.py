@@ -1,0 +1,72 @@
+"""How likely a near match is wrong, by its similarity and its category: logistic regression with partial
+pooling.
+
+It exists because a category sees too few near matches to learn a threshold of its own quickly: 149 right ones
+and no wrong one for errors below 2 %. All categories share the slope; each has an offset that is drawn to
+zero by a ridge, so that it counts as much as its evidence does (random intercepts; Gelman and Hill 2007,
+chapter 12).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RIDGE_SHARED = 0.05
+_RIDGE_CATEGORY = 0.6
+"""A category with a few dozen judgements has about half of the offset that these alone would give it."""
+_STEPS_MAX = 12
+_CENTRE = 0.8
+_SCALE = 0.1
+"""Similarities of interest become numbers around zero."""
+_LOGIT_MAX = 30.0
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskModel:
+    """A fit. Without judgements everything is as likely wrong as right."""
+
+    intercept: float = 0.0
+    slope: float = -1.0
+    """Per 0.1 of similarity; never positive: what is nearer is not likelier wrong."""
+    offsets: dict[str, float] = field(default_factory=dict)
+
+    def logit(self, similarity: float, category: str) -> float:
+        """Log-odds of being wrong."""
+        return self.intercept + self.slope * (similarity - _CENTRE) / _SCALE + self.offsets.get(category, 0.0)
+
+    def similarity_at(self, logit: float, category: str) -> float:
+        """The similarity at which a category's log-odds of being wrong are these."""
+        rest = logit - self.intercept - self.offsets.get(category, 0.0)
+        return _CENTRE + _SCALE * rest / self.slope
+
+
+def fit_risk(categories: Sequence[str], similarities: Numbers, wrong: Numbers) -> RiskModel:
+    """Newton's method on all judgements; a few milliseconds for two thousand."""
+    names = sorted(set(categories))
+    places = {name: place for place, name in enumerate(names, start=2)}
+    design = np.zeros((len(categories), 2 + len(names)))
+    design[:, 0] = 1.0
+    design[:, 1] = (similarities - _CENTRE) / _SCALE
+    design[np.arange(len(categories)), [places[name] for name in categories]] = 1.0
+    ridge = np.full(design.shape[1], _RIDGE_CATEGORY)
+    ridge[:2] = _RIDGE_SHARED
+    centre = np.zeros(design.shape[1])
+    centre[1] = -1.0
+    weights = centre.copy()
+    for _ in range(_STEPS_MAX):
+        odds = 1 / (1 + np.exp(-np.clip(design @ weights, -_LOGIT_MAX, _LOGIT_MAX)))
+        gradient = design.T @ (wrong - odds) - ridge * (weights - centre)
+        curvature = design.T @ (design * (odds * (1 - odds))[:, None]) + np.diag(ridge)
+        step = np.linalg.solve(curvature, gradient)
+        weights += step
+        if float(np.abs(step).max()) < 1e-4:
+            break
+    return RiskModel(
+        intercept=float(weights[0]),
+        slope=min(float(weights[1]), -1e-3),
+        offsets={name: float(weights[place]) for name, place in places.items()},
+    )
