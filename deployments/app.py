@@ -78,13 +78,14 @@ def gateway_application(config: TidemillConfig, settings: RouterSettings) -> ser
     return router.bind(config, settings)
 
 
-def cache_application(config: TidemillConfig) -> serve.Application:
+def cache_application(config: TidemillConfig, state_dir: str) -> serve.Application:
     """The semantic cache."""
     deployment = cast("serve.Deployment", SemanticCache)
     return deployment.options(
+        num_replicas=config.semantic_cache.replicas,
         ray_actor_options={"num_cpus": config.semantic_cache.cpus},
         graceful_shutdown_wait_loop_s=0.2,
-    ).bind(config)
+    ).bind(config, state_dir)
 
 
 def targets(
@@ -102,7 +103,7 @@ def targets(
         for name, pool in config.pools.items()
     ]
     if config.semantic_cache.enabled:
-        application = cache_application(config)
+        application = cache_application(config, settings.state_dir)
         found.append(
             RunTarget(target=application, name="semantic-cache", route_prefix=None, logging_config=_LOGGING)
         )

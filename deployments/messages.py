@@ -31,6 +31,12 @@ CACHE_AGE = "x-tidemill-age"
 """Header of a hit: seconds since the answer was stored."""
 CACHE_TIER = "x-tidemill-tier"
 """Header of a hit: `exact` or `semantic`."""
+CACHE_SIMILARITY = "x-tidemill-similarity"
+"""Header of a hit of the semantic tier: cosine of what was asked and what was answered."""
+CACHE_ENTRY = "x-tidemill-entry"
+"""Header of a hit of the semantic tier: the entry's id, to look at it or to purge it."""
+CACHE_ENERGY = "x-tidemill-energy-j"
+"""Header of an answer to store: what computing it took."""
 CACHE_TEXT_SIGNALS = "x-tidemill-text-signals"
 """Header of a miss whose asker wanted them: `TextSignals`. Not there if they did not come in time."""
 CACHE_TENANT = "x-tidemill-tenant"
@@ -58,6 +64,10 @@ class CacheQuery:
     """Last user text, for the semantic tier and for text signals; empty when neither is wanted."""
     text_signals_wait_s: float = 0.0
     """How long a miss may wait for the text's signals, which then come with it; 0 asks for none."""
+    scope: str = ""
+    """SHA-256 over everything but the last user text (hex); empty if a near match would not do."""
+    load: float = 0.0
+    """0 to 1: how overloaded the asker's fleet is."""
     single_flight: bool = True
     """Whether to wait for an identical request that is being computed."""
 

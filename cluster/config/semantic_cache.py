@@ -110,7 +110,7 @@ class ErrorContractConfig(Section):
     judgements_max: int = Field(default=2000, ge=10, le=1_000_000)
     """Judgements remembered per category; older ones say little about the present."""
 
-    agreement_min: float = Field(default=0.9, gt=0, le=1)
+    agreement_min: float = Field(default=0.95, gt=0, le=1)
     """Cosine similarity from which two answers that differ in words are judged the same."""
 
     judging_backlog_max: int = Field(default=256, ge=1)
@@ -206,6 +206,9 @@ class SemanticCacheConfig(Section):
 
     cpus: float = Field(default=0.1, ge=0)
     """Cores that Ray sets aside for the replica."""
+
+    replicas: int = Field(default=1, ge=1, le=64)
+    """Replicas. What may share an answer always goes to the same one; embeddings to any."""
 
     lookup_timeout_s: float = Field(default=2.0, gt=0)
     """The cache is asked no longer than this (single-flight waiting apart); then the request goes on

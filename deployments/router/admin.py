@@ -86,11 +86,15 @@ class Admin:
         elif method == "GET" and path.startswith(_DECISIONS):
             await self._decision(path.removeprefix(_DECISIONS), responder)
         elif method == "POST" and path == "/admin/cache/purge":
-            await self._purge(body, responder)
+            await self._relay(await self._core.cache.purge(_scope(body)), responder)
+        elif method == "POST" and path == "/admin/cache/inspect":
+            await self._relay(await self._core.cache.inspect(_scope(body)), responder)
+        elif method == "GET" and path == "/admin/cache/stats":
+            await self._relay(await self._core.cache.stats(), responder)
         else:
             message = (
-                f"There is no {method} {path}. Here are GET /admin/fleet, GET /admin/decisions/ID and "
-                "POST /admin/cache/purge."
+                f"There is no {method} {path}. Here are GET /admin/fleet, GET /admin/decisions/ID, "
+                "GET /admin/cache/stats, POST /admin/cache/inspect and POST /admin/cache/purge."
             )
             raise ApiError(status=404, message=message, code="not_found")
 
@@ -128,12 +132,18 @@ class Admin:
             raise ApiError(status=404, message=message, code="decision_not_found")
         await responder.whole(200, "application/json", found)
 
-    async def _purge(self, body: bytes, responder: Responder) -> None:
-        try:
-            scope = orjson.loads(body or b"{}")
-        except orjson.JSONDecodeError as error:
-            raise bad_request(f"The request body is not valid JSON: {error}.", code="invalid_json") from error
-        if not isinstance(scope, dict):
-            raise bad_request("The scope must be an object with `tenant`, `model`, both or neither.")
-        status, content = await self._core.cache.purge(scope)
+    async def _relay(self, answer: tuple[int, bytes], responder: Responder) -> None:
+        status, content = answer
         await responder.whole(status, "application/json", content)
+
+
+def _scope(body: bytes) -> dict[str, Any]:
+    try:
+        scope = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"The request body is not valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(scope, dict):
+        raise bad_request(
+            "The scope must be an object: `tenant`, `model`, `category`, `entry_id`, `text`, `similarity`."
+        )
+    return scope

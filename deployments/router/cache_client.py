@@ -6,7 +6,7 @@ The cache can only help: whatever goes wrong with it, the request goes on withou
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,16 @@ import aiohttp
 import orjson
 
 from cluster.config.semantic_cache import SemanticCacheConfig
+from cluster.policy.semantic_cache.identity import SemanticIdentity
 from deployments.messages import (
     CACHE_AGE,
+    CACHE_ENERGY,
+    CACHE_ENTRY,
     CACHE_KEY,
     CACHE_LEASE,
     CACHE_MODEL,
     CACHE_OUTCOME,
+    CACHE_SIMILARITY,
     CACHE_TENANT,
     CACHE_TEXT_SIGNALS,
     CACHE_TIER,
@@ -47,6 +51,9 @@ class CachedAnswer:
     content_type: str
     tier: str
     age_s: str
+    similarity: str | None = None
+    """Of the semantic tier: how near what was asked is to what was answered."""
+    entry: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class CacheMiss:
     key: str
     model: str
     """The name it was asked under: while the model is open, that which leaves it open."""
+    owner: str
+    """The replica that said so, and that gets the answer."""
     lease: str | None = None
     text_signals: TextSignals | None = None
 
@@ -119,20 +128,27 @@ def _text_signals(headers: Mapping[str, str]) -> TextSignals | None:
 
 
 class CacheClient:
-    """The connection to the cache; `url` says where it is at the moment."""
+    """The connection to the cache; `urls` says where its replicas are at the moment."""
 
     def __init__(
         self,
         config: SemanticCacheConfig,
         session: Callable[[], aiohttp.ClientSession],
-        url: Callable[[], str | None],
+        urls: Callable[[], Sequence[str]],
     ) -> None:
         self._config = config
         self._session = session
-        self._url = url
+        self._urls = urls
 
     async def look_up(
-        self, request: ParsedRequest, tenant: str, *, text: str = "", text_wait_s: float = 0.0
+        self,
+        request: ParsedRequest,
+        tenant: str,
+        *,
+        text: str = "",
+        text_wait_s: float = 0.0,
+        near: SemanticIdentity | None = None,
+        load: float = 0.0,
     ) -> CachedAnswer | CacheMiss | None:
         """A stored answer, a miss, or None if the cache is away. May wait for an identical request.
 
@@ -141,25 +157,29 @@ class CacheClient:
             tenant: who asks.
             text: what its signals are wanted of, if it is a miss; empty for none.
             text_wait_s: how long a miss may wait for them.
+            near: where near matches belong; None if none would do.
+            load: how overloaded the fleet is, 0 to 1.
         """
-        url = self._url()
-        if url is None:
-            return None
         key = key_of(request)
+        owner = self._owner(f"{tenant}/{request.model}/{key if near is None else near.scope}")
+        if owner is None:
+            return None
         single_flight = self._config.exact.single_flight_wait_s > 0
         query = CacheQuery(
             tenant=tenant,
             model=request.model,
             key=key,
             single_flight=single_flight,
-            text=text,
+            text=text or ("" if near is None else near.text),
             text_signals_wait_s=text_wait_s if text else 0.0,
+            scope="" if near is None else near.scope,
+            load=load,
         )
         patience_s = self._config.lookup_timeout_s + self._config.exact.single_flight_wait_s + text_wait_s
         timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=self._config.lookup_timeout_s)
         try:
             async with self._session().post(
-                f"{url}/lookup",
+                f"{owner}/lookup",
                 data=orjson.dumps(query.to_json()),
                 headers={"content-type": "application/json"},
                 timeout=timeout,
@@ -171,6 +191,8 @@ class CacheClient:
                         content_type=response.headers.get("content-type", "application/json"),
                         tier=response.headers.get(CACHE_TIER, "exact"),
                         age_s=response.headers.get(CACHE_AGE, "0"),
+                        similarity=response.headers.get(CACHE_SIMILARITY),
+                        entry=response.headers.get(CACHE_ENTRY),
                     )
                 if response.status != 204:
                     logger.warning("cache look-up: status %d %s", response.status, content[:200])
@@ -178,6 +200,7 @@ class CacheClient:
                 return CacheMiss(
                     key=key,
                     model=request.model,
+                    owner=owner,
                     lease=response.headers.get(CACHE_LEASE),
                     text_signals=_text_signals(response.headers),
                 )
@@ -187,7 +210,7 @@ class CacheClient:
 
     async def read_text(self, text: str, *, wait_s: float) -> TextSignals | None:
         """A text's signals without a look-up; None if they do not come in time."""
-        url = self._url()
+        url = self._owner(text)
         if url is None:
             return None
         try:
@@ -202,44 +225,92 @@ class CacheClient:
             logger.warning("text signals: %s: %s", type(error).__name__, error)
             return None
 
-    async def store(self, miss: CacheMiss, *, tenant: str, content_type: str, body: bytes) -> None:
+    async def store(
+        self, miss: CacheMiss, *, tenant: str, content_type: str, body: bytes, energy_j: float = 0.0
+    ) -> None:
         """Give an answer to the cache and to everybody who waits for it."""
         headers = {
             CACHE_TENANT: tenant,
             CACHE_MODEL: miss.model,
             CACHE_KEY: miss.key,
+            CACHE_ENERGY: f"{energy_j:.6g}",
             "content-type": content_type,
         }
         if miss.lease is not None:
             headers[CACHE_LEASE] = miss.lease
-        await self._post("/store", headers, body)
+        await self._post(miss.owner, "/store", headers, body)
 
     async def release(self, miss: CacheMiss) -> None:
         """Say that no answer will come, so that somebody who waits computes it."""
         if miss.lease is not None:
-            await self._post("/release", {CACHE_LEASE: miss.lease}, b"")
+            await self._post(miss.owner, "/release", {CACHE_LEASE: miss.lease}, b"")
 
     async def purge(self, scope: Mapping[str, Any]) -> tuple[int, bytes]:
-        """Forget answers of a tenant, a model, or all; the cache's status and body.
+        """Forget what a scope covers, on all replicas; the cache's status and body.
 
         Raises:
-            ApiError: 503, the cache did not answer.
+            ApiError: 503, a replica did not answer.
         """
-        url = self._url()
-        if url is None:
+        return await self._ask_all("/purge", scope)
+
+    async def inspect(self, scope: Mapping[str, Any]) -> tuple[int, bytes]:
+        """Entries of the semantic tier, of all replicas.
+
+        Raises:
+            ApiError: 503, a replica did not answer.
+        """
+        return await self._ask_all("/inspect", scope)
+
+    async def stats(self) -> tuple[int, bytes]:
+        """What all replicas hold and have done.
+
+        Raises:
+            ApiError: 503, a replica did not answer.
+        """
+        return await self._ask_all("/stats", None)
+
+    async def _ask_all(self, path: str, content: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        """One answer of all replicas: numbers are added, lists joined; the first error, if there is one."""
+        urls = self._urls()
+        if not urls:
             raise overloaded("The semantic cache is not running.", status=503, retry_after_s=5)
+        answers: list[dict[str, Any]] = []
+        for url in urls:
+            status, body = await self._ask(url + path, content)
+            if status >= 400:
+                return status, body
+            answers.append(orjson.loads(body))
+        if content is None:
+            return 200, orjson.dumps({"replicas": answers})
+        merged = answers[0]
+        for answer in answers[1:]:
+            merged = {name: value + answer[name] for name, value in merged.items()}
+        return 200, orjson.dumps(merged)
+
+    async def _ask(self, url: str, content: Mapping[str, Any] | None) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=_PURGE_TIMEOUT_S)
+        method = "GET" if content is None else "POST"
         try:
-            async with self._session().post(f"{url}/purge", json=dict(scope), timeout=timeout) as response:
+            async with self._session().request(
+                method, url, json=None if content is None else dict(content), timeout=timeout
+            ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             message = f"The semantic cache did not answer: {type(error).__name__}."
             raise overloaded(message, status=503, retry_after_s=5) from error
 
-    async def _post(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        url = self._url()
-        if url is None:
-            return
+    def _owner(self, key: str) -> str | None:
+        """The replica that a partition belongs to: rendezvous hashing (Thaler and Ravishankar, 1998).
+
+        When a replica comes or goes, only what belongs to it moves.
+        """
+
+        def weight(url: str) -> bytes:
+            return hashlib.blake2b(f"{url} {key}".encode(), digest_size=8).digest()
+
+        return max(self._urls(), key=weight, default=None)
+
+    async def _post(self, url: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
         timeout = aiohttp.ClientTimeout(total=self._config.lookup_timeout_s)
         try:
             async with self._session().post(

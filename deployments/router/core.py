@@ -86,7 +86,7 @@ class RouterCore:
         self.cache = CacheClient(
             config.semantic_cache,
             lambda: self.upstream.session,
-            lambda: self.picture.service_url(SEMANTIC_CACHE),
+            lambda: self.picture.service_urls(SEMANTIC_CACHE),
         )
         # Only ties and jitter hang on it; what it gave is in the decision log.
         self._chance = random.Random(secrets.randbits(64))  # noqa: S311
@@ -106,6 +106,11 @@ class RouterCore:
                 on_drop=self.metrics.outcome_dropped,
             )
         self.picture.on_change(self.queue.wake)
+
+    @property
+    def queue_ratio(self) -> float:
+        """How full the queue is, 0 to 1: the load that the semantic cache relaxes for."""
+        return min(1.0, self.queue.queued / max(1, self.config.gateway.max_queued_requests))
 
     async def start(self) -> None:
         """Open connections and the log."""

@@ -145,6 +145,10 @@ class FleetPicture:
         """Where a service listens; None if it is not there."""
         return next((found.url for found in self.services if found.service == service), None)
 
+    def service_urls(self, service: str) -> list[str]:
+        """Where all replicas of a service listen."""
+        return [found.url for found in self.services if found.service == service]
+
     def reports(self, model: str | None = None) -> list[ReplicaReport]:
         """Known replicas, of one model or all."""
         return [r for r in self._reports.values() if model is None or r.model == model]

@@ -6,11 +6,19 @@ are given back and the record is written, because each step cleans up after itse
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cluster.entities.decision import Attempt, CascadeAnswer, DecisionRecord, ModelDecision
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.timeline import Timeline
+from cluster.policy.semantic_cache.cacheability import request_refusal
+from cluster.policy.semantic_cache.identity import (
+    KNOWLEDGE_VERSION_HEADER,
+    SemanticIdentity,
+    identify,
+)
+from deployments.router.answer_form import in_form
 from deployments.router.cache_client import (
     CachedAnswer,
     CacheMiss,
@@ -126,7 +134,12 @@ class Generation:
             return False
         text, wait_s = ("", 0.0) if self._open is None else self._open.wanted_text()
         found = await self._core.cache.look_up(
-            self._request, self.signals.tenant, text=text, text_wait_s=wait_s
+            self._request,
+            self.signals.tenant,
+            text=text,
+            text_wait_s=wait_s,
+            near=self._near_identity(),
+            load=self._core.queue_ratio,
         )
         if found is None:
             self._reasons.append(Reason.CACHE_UNAVAILABLE)
@@ -138,11 +151,41 @@ class Generation:
             if self._open is not None:
                 self._open.read(found.text_signals)
             return False
-        await self._replay(found)
+        told = in_form(
+            found.body,
+            found.content_type,
+            surface=self._request.surface,
+            stream=self._request.stream,
+            usage=self._request.wants_usage,
+        )
+        if told is None:
+            self._reasons.append(Reason.CACHE_MISS)
+            return False
+        await self._replay(replace(found, body=told[0], content_type=told[1]))
         return True
+
+    def _near_identity(self) -> SemanticIdentity | None:
+        """Where near matches of the request belong; None if none would do."""
+        config = self._core.config.semantic_cache.semantic
+        if not config.enabled:
+            return None
+        identity = identify(
+            self._request.body,
+            self._request.surface,
+            policy_epoch=config.policy_epoch,
+            knowledge_version=self._client_headers.get(KNOWLEDGE_VERSION_HEADER, ""),
+        )
+        if request_refusal(self._request.body, identity, config) is not None:
+            return None
+        return identity
 
     async def _replay(self, found: CachedAnswer) -> None:
         self._cache = found.tier
+        if found.similarity is not None and found.entry is not None:
+            self._responder.headers |= {
+                "x-tidemill-cache-similarity": found.similarity,
+                "x-tidemill-cache-entry": found.entry,
+            }
         self._reasons.append(Reason.CACHE_HIT)
         self._responder.headers |= {
             "x-tidemill-cache": found.tier,
@@ -252,6 +295,7 @@ class Generation:
             tenant=self.signals.tenant,
             content_type=relayed.content_type,
             body=relayed.cacheable_body,
+            energy_j=self._answers[-1].energy_j,
         )
 
     def _record(self) -> DecisionRecord:

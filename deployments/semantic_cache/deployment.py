@@ -3,22 +3,40 @@
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import serve
 
 from cluster.config import TidemillConfig
+from cluster.config.semantic_cache import DocumentsConfig
 from deployments.directory.actor import DirectoryClient
 from deployments.http_port import HttpPort, own_host
 from deployments.messages import SEMANTIC_CACHE, ServiceReport
+from deployments.semantic_cache.documents import Documents
+from deployments.semantic_cache.redis_documents import RedisDocuments
 from deployments.semantic_cache.service import CacheService
+from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+
+_FILE = "semantic-cache/near.sqlite"
+
+
+def documents_for(config: DocumentsConfig, state_dir: Path) -> Documents:
+    """Where near matches survive a restart, as configured. Nothing is opened yet."""
+    match config.kind:
+        case "redis":
+            return RedisDocuments(config.redis_url)
+        case "sqlite":
+            return SqliteDocuments(state_dir / _FILE)
+        case "memory":
+            return SqliteDocuments(None)
 
 
 @serve.deployment
 class SemanticCache:
-    """One cache replica. Its answers live in its memory; routers find it through the directory."""
+    """One cache replica. Routers find it through the directory."""
 
-    async def __init__(self, config: TidemillConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, config: TidemillConfig, state_dir: str) -> None:  # type: ignore[misc]  # Serve awaits it
         """Load the encoder and open the port."""
         self._id = f"semantic-cache-{serve.get_replica_context().replica_id.unique_id}"
         self._service = CacheService(
@@ -26,6 +44,7 @@ class SemanticCache:
             time.monotonic,
             body_bytes_max=config.gateway.body_bytes_max,
             reads_texts=config.routes_models,
+            documents=documents_for(config.semantic_cache.semantic.documents, Path(state_dir)),
         )
         await self._service.start()
         self._http = HttpPort(self._service.app, host=own_host())

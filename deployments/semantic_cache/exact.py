@@ -141,6 +141,13 @@ class ExactTier:
             self._evict(key, EvictionReason.PURGED)
         return len(doomed)
 
+    def forget(self, key: EntryKey) -> bool:
+        """Forgets one answer; False if it is not there."""
+        if key not in self._entries:
+            return False
+        self._evict(key, EvictionReason.PURGED)
+        return True
+
     def stats(self) -> ExactTierStats:
         """The present size and the counters; answers past their time that nobody asked for still count."""
         return ExactTierStats(

@@ -11,17 +11,20 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cluster import metrics
 from deployments.semantic_cache.exact import EvictionReason, ExactTierStats
+from deployments.semantic_cache.near import NearMatches
+from deployments.semantic_cache.near_report import near_families
 
 
 class LookupOutcome(StrEnum):
     """How a look-up ended (label of `tidemill_cache_lookups_total`)."""
 
     HIT = "hit"
-    """The answer was stored already."""
+    """The answer was stored already, for an equal request or for one that means the same."""
     SHARED = "shared"
     """The answer came from an equal request that was being computed."""
     MISS = "miss"
@@ -37,22 +40,25 @@ class CacheCounts:
 
 
 class _Snapshot(Collector):
-    def __init__(self, counts: CacheCounts) -> None:
+    def __init__(self, counts: CacheCounts, near: NearMatches | None) -> None:
         self._counts = counts
+        self._near = near
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         counts = self._counts
         yield _counter(metrics.CACHE_LOOKUPS, counts.lookups)
         yield _counter(metrics.CACHE_EVICTIONS, counts.exact.evictions)
         yield _gauge(metrics.CACHE_ENTRIES, counts.exact.entries)
         yield _gauge(metrics.CACHE_BYTES, counts.exact.bytes)
         yield _gauge(metrics.CACHE_WAITERS, counts.waiters)
+        if self._near is not None:
+            yield from near_families(self._near.tier, self._near.counts)
 
 
-def render_metrics(counts: CacheCounts) -> tuple[bytes, str]:
+def render_metrics(counts: CacheCounts, near: NearMatches | None = None) -> tuple[bytes, str]:
     """The text and its content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Snapshot(counts))
+    registry.register(_Snapshot(counts, near))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

@@ -4,13 +4,16 @@ Names of tenants and models are printable ASCII, because they travel in JSON one
 and must mean the same partition in both.
 """
 
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 
+from cluster.policy.semantic_cache.store import PurgeScope
 from deployments.messages import CacheQuery
 from deployments.semantic_cache.errors import ApiError
 from deployments.semantic_cache.exact import EntryKey
@@ -18,6 +21,9 @@ from deployments.semantic_cache.exact import EntryKey
 _NAME = re.compile(r"[\x21-\x7e]{1,256}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _WAIT_S_MAX = 60.0
+_SCOPE_NAMES = ("tenant", "model", "category", "entry_id")
+_SIMILARITY_MIN = 0.9
+_INSPECTED_MAX = 1000
 
 
 async def read_body(request: Request, *, bytes_max: int) -> bytes:
@@ -75,6 +81,8 @@ def cache_query(data: Mapping[str, Any]) -> CacheQuery:
         text=text,
         text_signals_wait_s=_seconds(data.get("text_signals_wait_s", 0.0), "text_signals_wait_s"),
         single_flight=single_flight,
+        load=_share(data.get("load", 0.0), "load"),
+        scope="" if data.get("scope") in {None, ""} else _key(data.get("scope"), "scope"),
     )
 
 
@@ -103,20 +111,58 @@ def entry_key(headers: Mapping[str, str], *, tenant: str, model: str, key: str) 
     )
 
 
-def purge_scope(data: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Tenant and model of a purge; None means all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryScope:
+    """Which entries are meant; what is None does not matter."""
+
+    entries: PurgeScope
+    text: str | None
+    """Only what is near it."""
+    similarity_min: float
+
+    @property
+    def is_of_the_semantic_tier(self) -> bool:
+        """Whether it names what only that tier knows."""
+        return bool(self.entries.category or self.entries.entry_id or self.text)
+
+
+def purge_scope(data: Mapping[str, Any]) -> EntryScope:
+    """The scope of a purge; without any field, all.
 
     Raises:
         ApiError: A field is of the wrong type, or unknown: a misspelt one would purge everything.
     """
     for name in data:
-        if name not in {"tenant", "model"}:
-            raise _wrong(name, "is not known; a purge has tenant and model")
-    tenant, model = data.get("tenant"), data.get("model")
-    return (
-        None if tenant is None else _name(tenant, "tenant"),
-        None if model is None else _name(model, "model"),
-    )
+        if name not in {*_SCOPE_NAMES, "text", "similarity"}:
+            raise _wrong(name, f"is not known; a purge has {', '.join(_SCOPE_NAMES)}, text and similarity")
+    text, similarity = data.get("text"), data.get("similarity", _SIMILARITY_MIN)
+    if text is not None and (not isinstance(text, str) or not text):
+        raise _wrong("text", "must be a string that is not empty")
+    names = {name: data.get(name) for name in _SCOPE_NAMES}
+    found = {name: None if value is None else _name(value, name) for name, value in names.items()}
+    return EntryScope(entries=PurgeScope(**found), text=text, similarity_min=_share(similarity, "similarity"))
+
+
+def inspect_query(data: Mapping[str, Any]) -> tuple[EntryScope, int]:
+    """The scope of an inspection and how many entries are wanted.
+
+    Raises:
+        ApiError: A field is of the wrong type or unknown.
+    """
+    rest = dict(data)
+    count = rest.pop("count", 20)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _INSPECTED_MAX:
+        raise _wrong("count", f"must be an integer from 1 to {_INSPECTED_MAX}")
+    return purge_scope(rest), count
+
+
+def energy_j(value: str | None) -> float:
+    """Joules from a header; 0 where there is none or nothing sensible."""
+    try:
+        found = float(value or 0.0)
+    except ValueError:
+        return 0.0
+    return found if math.isfinite(found) and found >= 0 else 0.0
 
 
 def _name(value: Any, field: str) -> str:
@@ -128,6 +174,12 @@ def _name(value: Any, field: str) -> str:
 def _seconds(value: Any, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _WAIT_S_MAX:
         raise _wrong(field, f"must be a number of seconds, 0 to {_WAIT_S_MAX:.0f}")
+    return float(value)
+
+
+def _share(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise _wrong(field, "must be a number from 0 to 1")
     return float(value)
 
 

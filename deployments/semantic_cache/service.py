@@ -6,10 +6,14 @@ taking the lease.
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -17,17 +21,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster.config.semantic_cache import SemanticCacheConfig
+from cluster.policy.semantic_cache.identity import Partition
+from cluster.policy.semantic_cache.tier import SemanticQuery
 from deployments.encoder.encoder import Encoder, EncoderBusyError
 from deployments.messages import (
     CACHE_AGE,
+    CACHE_ENERGY,
+    CACHE_ENTRY,
     CACHE_KEY,
     CACHE_LEASE,
     CACHE_MODEL,
     CACHE_OUTCOME,
+    CACHE_SIMILARITY,
     CACHE_TENANT,
     CACHE_TEXT_SIGNALS,
     CACHE_TIER,
+    CacheQuery,
+    TextSignals,
 )
+from deployments.semantic_cache.documents import Documents
 from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
 from deployments.semantic_cache.errors import (
     ApiError,
@@ -38,9 +50,13 @@ from deployments.semantic_cache.errors import (
 )
 from deployments.semantic_cache.exact import Entry, EntryKey, ExactTier
 from deployments.semantic_cache.exposition import CacheCounts, LookupOutcome, render_metrics
+from deployments.semantic_cache.near import NearHit, NearMatches
 from deployments.semantic_cache.requests import (
+    EntryScope,
     cache_query,
+    energy_j,
     entry_key,
+    inspect_query,
     purge_scope,
     read_body,
     read_object,
@@ -49,12 +65,10 @@ from deployments.semantic_cache.requests import (
 from deployments.semantic_cache.single_flight import Lease, LeaseMismatchError, SingleFlight, Waiter
 from deployments.semantic_cache.text_reader import TextReader
 
+logger = logging.getLogger("tidemill.cache")
+
 _JSON = {"content-type": "application/json"}
 _CONTENT_TYPE_CHARS_MAX = 256
-
-
-class SemanticTierMissingError(Exception):
-    """The configuration asks for near matches."""
 
 
 class CacheService:
@@ -65,6 +79,8 @@ class CacheService:
         now: Seconds on a clock that never goes backwards; ages are measured with it.
         body_bytes_max: Bound on JSON bodies; larger ones get 413 (`gateway.body_bytes_max` in a cluster).
         reads_texts: Whether text signals may be asked for, which takes a second and 80 MB at the start.
+        documents: What outlives the process; needed where near matches are configured.
+        wall_s: Unix time; ages of near matches are measured with it, because they outlive the process.
     """
 
     def __init__(
@@ -74,6 +90,8 @@ class CacheService:
         *,
         body_bytes_max: int = 8 * 1024 * 1024,
         reads_texts: bool = False,
+        documents: Documents | None = None,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._now = now
@@ -81,7 +99,10 @@ class CacheService:
         self._exact = ExactTier(config.exact)
         self._flights = SingleFlight(config.exact)
         self._encoder = Encoder(config.encoder)
-        self._reader = TextReader(self._encoder) if reads_texts else None
+        self._reader = TextReader(self._encoder) if reads_texts or config.semantic.enabled else None
+        self._near: NearMatches | None = None
+        if config.semantic.enabled and documents is not None:
+            self._near = NearMatches(config.semantic, documents, self._encoder, wall_s=wall_s)
         self._lookups = dict.fromkeys(LookupOutcome, 0)
         self.app = Starlette(
             routes=[
@@ -89,6 +110,7 @@ class CacheService:
                 Route("/store", self._store, methods=["POST"]),
                 Route("/release", self._release, methods=["POST"]),
                 Route("/purge", self._purge, methods=["POST"]),
+                Route("/inspect", self._inspect, methods=["POST"]),
                 Route("/text-signals", self._text_signals, methods=["POST"]),
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
                 Route("/stats", self._stats, methods=["GET"]),
@@ -107,20 +129,19 @@ class CacheService:
         """Loads the encoder, away from the event loop.
 
         Raises:
-            SemanticTierMissingError: Near matches are asked for and cannot be served.
             EncoderUnavailableError: The encoder's files are not installed.
         """
-        if self._config.semantic.enabled:
-            raise SemanticTierMissingError(
-                "the semantic tier is not built yet; set semantic_cache.semantic.enabled: false"
-            )
         await self._encoder.load()
         if self._reader is not None:
             await self._reader.load()
+        if self._near is not None:
+            await self._near.start()
 
     async def close(self) -> None:
         """Lets all who wait compute for themselves and ends the encoder's thread."""
         self._flights.close()
+        if self._near is not None:
+            await self._near.close()
         await self._encoder.close()
 
     async def _lookup(self, request: Request) -> Response:
@@ -129,14 +150,17 @@ class CacheService:
         entry = self._exact.get(key, now_s=self._now())
         if entry is not None:
             return self._hit(entry, LookupOutcome.HIT)
-        read = None
-        if query.text and query.text_signals_wait_s > 0:
+        signals = None
+        if query.text and (query.text_signals_wait_s > 0 or self._wants_near(query)):
             # Before the lease is taken, which must not be lost with an asker who leaves meanwhile.
-            read = await self._read(query.text, wait_s=query.text_signals_wait_s)
+            signals = await self._read(query.text, wait_s=self._patience_s(query))
+            near = await self._look_near(key, query, signals)
             entry = self._exact.get(key, now_s=self._now())
             if entry is not None:
                 return self._hit(entry, LookupOutcome.HIT)
-        # A semantic tier is asked here, before anybody is made to wait.
+            if near is not None:
+                return self._near_hit(near)
+        read = None if signals is None or query.text_signals_wait_s == 0 else signals.to_header()
         turn = self._flights.ask(key) if query.single_flight else None
         if not isinstance(turn, Waiter):
             return self._miss(turn, read)
@@ -148,15 +172,46 @@ class CacheService:
     async def _text_signals(self, request: Request) -> Response:
         text, wait_s = text_query(await read_object(request, bytes_max=self._body_bytes_max))
         read = await self._read(text, wait_s=wait_s)
-        return Response(status_code=204, headers={} if read is None else {CACHE_TEXT_SIGNALS: read})
+        headers = {} if read is None else {CACHE_TEXT_SIGNALS: read.to_header()}
+        return Response(status_code=204, headers=headers)
 
-    async def _read(self, text: str, *, wait_s: float) -> str | None:
-        """A text's signals for a header; None if they do not come in time. The asker goes on without them."""
+    def _wants_near(self, query: CacheQuery) -> bool:
+        return self._near is not None and bool(query.scope)
+
+    def _patience_s(self, query: CacheQuery) -> float:
+        near_s = self._config.semantic.embedding_wait_s if self._wants_near(query) else 0.0
+        return max(query.text_signals_wait_s, near_s)
+
+    async def _look_near(
+        self, key: EntryKey, query: CacheQuery, signals: TextSignals | None
+    ) -> NearHit | None:
+        """A near match; whatever goes wrong with it makes a miss."""
+        near = self._near
+        if near is None or not query.scope:
+            return None
+        if signals is None:
+            near.counts.unread += 1
+            return None
+        wanted = SemanticQuery(
+            partition=Partition(query.tenant, query.model, query.scope),
+            text=query.text,
+            vector=np.array(signals.embedding, dtype=np.float32),
+            category=signals.category,
+            language=signals.language,
+        )
+        try:
+            return await near.look_up(key, wanted, load=query.load)
+        except Exception:
+            logger.exception("near matches could not be looked up")
+            return None
+
+    async def _read(self, text: str, *, wait_s: float) -> TextSignals | None:
+        """A text's signals; None if they do not come in time. The asker goes on without them."""
         if self._reader is None or not self._encoder.is_loaded:
             return None
         try:
             async with asyncio.timeout(wait_s):
-                return (await self._reader.read(text)).to_header()
+                return await self._reader.read(text)
         except (EncoderBusyError, TimeoutError):
             return None
 
@@ -181,6 +236,8 @@ class CacheService:
             return Response(status_code=204)
         entry = Entry(body=body, content_type=content_type, stored_at_s=self._now())
         self._exact.put(key, entry)
+        if self._near is not None:
+            self._near.keep(key, entry, energy_j=energy_j(request.headers.get(CACHE_ENERGY)))
         self._flights.land(key, entry)
         return Response(status_code=204)
 
@@ -192,10 +249,35 @@ class CacheService:
         return Response(status_code=204)
 
     async def _purge(self, request: Request) -> Response:
-        tenant, model = purge_scope(await read_object(request, bytes_max=self._body_bytes_max))
-        count = self._exact.purge(tenant=tenant, model=model)
-        self._flights.void(tenant, model)
+        scope = purge_scope(await read_object(request, bytes_max=self._body_bytes_max))
+        count = 0
+        # An equal request is answered by the exact tier whatever its category: it must forget as well.
+        if not scope.is_of_the_semantic_tier:
+            count = self._exact.purge(tenant=scope.entries.tenant, model=scope.entries.model)
+        elif self._near is None:
+            raise ApiError("the semantic tier is off (semantic_cache.semantic.enabled)", status=409)
+        self._flights.void(scope.entries.tenant, scope.entries.model)
+        if self._near is not None:
+            vector = await self._vector(scope)
+            gone, keys = await self._near.purge(
+                scope.entries, vector=vector, similarity_min=scope.similarity_min
+            )
+            # An answer that both tiers hold is one.
+            count += max(gone, sum(self._exact.forget(key) for key in keys))
         return Response(orjson.dumps({"purged": count}), headers=_JSON)
+
+    async def _inspect(self, request: Request) -> Response:
+        scope, count = inspect_query(await read_object(request, bytes_max=self._body_bytes_max))
+        if self._near is None:
+            raise ApiError("the semantic tier is off (semantic_cache.semantic.enabled)", status=409)
+        found = self._near.inspect(scope.entries, await self._vector(scope), count=count)
+        return Response(orjson.dumps({"entries": found}), headers=_JSON)
+
+    async def _vector(self, scope: EntryScope) -> NDArray[np.float32] | None:
+        if scope.text is None:
+            return None
+        row: NDArray[np.float32] = (await self._encoder.encode([scope.text])).vectors[0]
+        return row
 
     async def _embeddings(self, request: Request) -> Response:
         data = await read_object(request, bytes_max=self._body_bytes_max)
@@ -213,6 +295,7 @@ class CacheService:
             "lookups": self._lookups,
             "exact": asdict(self._counts().exact),
             "single_flight": asdict(self._flights.stats()),
+            "semantic": None if self._near is None else self._near.stats(),
             "encoder": {
                 "model": self._config.encoder.model,
                 "loaded": self._encoder.is_loaded,
@@ -222,7 +305,7 @@ class CacheService:
         return Response(orjson.dumps(stats, option=orjson.OPT_NON_STR_KEYS), headers=_JSON)
 
     async def _metrics(self, _request: Request) -> Response:
-        body, content_type = render_metrics(self._counts())
+        body, content_type = render_metrics(self._counts(), self._near)
         return Response(body, headers={"content-type": content_type})
 
     async def _health(self, _request: Request) -> Response:
@@ -250,6 +333,20 @@ class CacheService:
                 CACHE_OUTCOME: "hit",
                 CACHE_TIER: "exact",
                 CACHE_AGE: f"{entry.age_s(self._now()):.3f}",
+            },
+        )
+
+    def _near_hit(self, found: NearHit) -> Response:
+        self._lookups[LookupOutcome.HIT] += 1
+        return Response(
+            found.document.body,
+            headers={
+                "content-type": found.document.content_type,
+                CACHE_OUTCOME: "hit",
+                CACHE_TIER: "semantic",
+                CACHE_AGE: f"{found.age_s:.3f}",
+                CACHE_SIMILARITY: f"{found.similarity:.4f}",
+                CACHE_ENTRY: found.entry.entry_id,
             },
         )
 

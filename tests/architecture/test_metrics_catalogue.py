@@ -9,7 +9,7 @@ import pytest
 from cluster import metrics
 from cluster.metrics import CATALOGUE, Metric
 
-COUNTED = ("requests", "replicas", "entries", "waiters", "errors", "degraded")
+COUNTED = ("requests", "replicas", "entries", "waiters", "errors", "degraded", "tenants")
 KINDS = {
     "counter": prometheus_client.Counter,
     "gauge": prometheus_client.Gauge,
@@ -28,7 +28,7 @@ def test_the_name_is_lower_case_with_prefix_and_unit(metric):
     assert re.fullmatch(r"tidemill_[a-z][a-z0-9_]*[a-z0-9]", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     if metric.kind == "histogram":
-        assert metric.name.endswith(("_seconds", "_bytes", "_tokens", "_joules"))
+        assert metric.name.endswith(("_seconds", "_bytes", "_tokens", "_joules", "_ratio"))
     if metric.kind == "gauge":
         in_unit = metric.name.endswith(("_seconds", "_bytes", "_ratio", "_watts", "_joules"))
         assert in_unit or any(noun in metric.name.split("_") for noun in COUNTED)

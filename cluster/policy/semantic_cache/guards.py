@@ -29,8 +29,8 @@ _SHARED_MIN = 0.6
 """Part of the shorter text's words that texts share of which one denies what the other says."""
 _PLACE_WORDS_MAX = 2
 """Words in the one place where two texts differ."""
-TEXT_CHARS_MAX = 4_096
-"""The end of a longer text is compared as a whole: it must be equal."""
+TEXT_CHARS_MAX = 600
+"""The encoder reads 256 tokens, of code some 600 characters: what is beyond them must be equal."""
 _WORD = re.compile(r"[a-z]\+\+|[a-z]#|[^\W_]+(?:'[a-z]+)?", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?|\d+")
 _CODE = re.compile(

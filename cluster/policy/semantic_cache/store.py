@@ -42,8 +42,11 @@ class StoredAnswer:
     saved_s: float
     """What computing the answer took."""
     saved_tokens: int
+    saved_energy_j: float = 0.0
     stored_at_s: float
     """When the answer was computed. A hit does not change it, nor does a promotion."""
+    exact_key: str = ""
+    """Key of the request whose answer it was: a purge forgets what equal requests are answered as well."""
     hits: int = 0
 
 
@@ -86,6 +89,7 @@ class SemanticStore:
         self._by_age: OrderedDict[str, None] = OrderedDict()
         self._references: dict[str, int] = {}
         self._freed: list[str] = []
+        self._removed: list[StoredAnswer] = []
         self._next_key = 0
         self._bytes = 0
         self.removals = dict.fromkeys(Removal, 0)
@@ -119,6 +123,10 @@ class SemanticStore:
     def policy(self, category: str) -> CategoryCacheConfig:
         """What holds for a category."""
         return self._config.categories.get(category, self._config.default)
+
+    def quota(self, category: str) -> int:
+        """Entries that a category may have."""
+        return max(1, int(self._config.entries_max * self.policy(category).share_max))
 
     def put(self, entry: StoredAnswer, vector: Vector) -> bool:
         """Keeps an entry, in place of an older one of the same id.
@@ -221,10 +229,14 @@ class SemanticStore:
         # A document may have come back under its old id meanwhile.
         return [document_id for document_id in freed if document_id not in self._references]
 
+    def removed_entries(self) -> list[StoredAnswer]:
+        """Entries that went since this was asked last."""
+        removed, self._removed = self._removed, []
+        return [entry for entry in removed if entry.entry_id not in self._keys]
+
     def _make_room(self, category: str, size_bytes: int) -> None:
         worths = self._worths.setdefault(category, Worths())
-        quota = max(1, int(self._config.entries_max * self.policy(category).share_max))
-        while len(worths) >= quota:
+        while len(worths) >= self.quota(category):
             self._remove(worths.evict(), Removal.QUOTA, valued=False)
         while self._keys and (
             len(self._keys) >= self._config.entries_max or self._bytes + size_bytes > self._config.bytes_max
@@ -258,6 +270,7 @@ class SemanticStore:
             del self._indexes[entry.partition]
         self._bytes -= self._size_bytes(entry)
         self._release(entry.document_id)
+        self._removed.append(entry)
         self.removals[reason] += 1
 
     def _release(self, document_id: str) -> None:

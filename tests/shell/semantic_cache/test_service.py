@@ -12,7 +12,6 @@ from cluster.config.semantic_cache import (
     EncoderConfig,
     ExactTierConfig,
     SemanticCacheConfig,
-    SemanticTierConfig,
 )
 from cluster.metrics import CATALOGUE
 from deployments.messages import CACHE_AGE, CACHE_LEASE, CACHE_OUTCOME, CACHE_TIER, CacheQuery
@@ -21,7 +20,6 @@ from deployments.semantic_cache.service import (
     CACHE_MODEL,
     CACHE_TENANT,
     CacheService,
-    SemanticTierMissingError,
 )
 
 KEY = "ab" * 32
@@ -247,14 +245,6 @@ async def test_embeddings_through_the_official_client(cache):
     assert plain.usage.prompt_tokens == plain.usage.total_tokens == 5
     with pytest.raises(openai.BadRequestError, match="at most 4"):
         await client.embeddings.create(model="all-minilm-l6-v2", input=["a"] * 5)
-
-
-async def test_a_configuration_that_asks_for_near_matches_is_refused():
-    config = SemanticCacheConfig(semantic=SemanticTierConfig(enabled=True))
-    service = CacheService(config, now=time.monotonic)
-    with pytest.raises(SemanticTierMissingError, match=r"semantic_cache\.semantic\.enabled: false"):
-        await service.start()
-    await service.close()
 
 
 async def test_metrics_are_those_of_the_catalogue(cache):

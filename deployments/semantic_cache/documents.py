@@ -1,0 +1,101 @@
+"""What outlives the cache's process: entries with their vectors, answers, and what was judged.
+
+It exists apart from the index because vectors must be in memory and answers need not: an answer is read when
+it is served. A partition's entries are read when it is first asked about, so that a replica that takes it
+over finds what its predecessor stored. An entry and its answer are written in one transaction: what is torn
+away is missing whole.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+
+from cluster.policy.semantic_cache.evidence import Judgement
+from cluster.policy.semantic_cache.exact_scan import Vector
+from cluster.policy.semantic_cache.identity import Partition
+from cluster.policy.semantic_cache.store import StoredAnswer
+
+JUDGEMENTS_KEPT = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A whole answer as it went to a client."""
+
+    body: bytes
+    content_type: str
+
+
+Kept = tuple[StoredAnswer, Vector]
+
+
+class Documents(Protocol):
+    """Blocking; each instance is used by one thread."""
+
+    def open(self) -> None:
+        """Connects, and makes what is not there yet."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is open and disconnects."""
+        ...
+
+    def write(self, entry: StoredAnswer, vector: Vector, document: Document, *, expires_at_s: float) -> None:
+        """Keeps an entry with its answer, or neither."""
+        ...
+
+    def promote(self, entry: StoredAnswer) -> None:
+        """Keeps what an entry refers to now."""
+        ...
+
+    def read(self, document_id: str) -> Document | None:
+        """An answer."""
+        ...
+
+    def entries(self, partition: Partition) -> list[Kept]:
+        """The entries of a partition whose answers are there."""
+        ...
+
+    def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:
+        """Deletes entries and answers."""
+        ...
+
+    def forget_scope(self, *, tenant: str | None, model: str | None, category: str | None) -> int:
+        """Deletes entries of a scope, loaded or not, with answers nobody refers to; how many entries."""
+        ...
+
+    def forget_expired(self, *, now_s: float) -> None:
+        """Deletes what is too old to be served, loaded or not."""
+        ...
+
+    def write_judgement(self, category: str, judgement: Judgement) -> None:
+        """Keeps what was judged."""
+        ...
+
+    def judgements(self) -> list[tuple[str, Judgement]]:
+        """What was judged, the oldest first."""
+        ...
+
+
+def meta_of(entry: StoredAnswer) -> str:
+    """An entry as JSON, without its vector."""
+    return json.dumps(asdict(entry), separators=(",", ":"))
+
+
+def entry_of(meta: str | bytes) -> StoredAnswer:
+    """The inverse of `meta_of`."""
+    fields = json.loads(meta)
+    return StoredAnswer(**{**fields, "partition": Partition(*fields["partition"])})
+
+
+def vector_of(blob: bytes) -> Vector:
+    """A vector from its bytes."""
+    return np.frombuffer(blob, dtype="<f4").astype(np.float32)
+
+
+def blob_of(vector: Vector) -> bytes:
+    """A vector's bytes."""
+    return vector.astype("<f4").tobytes()

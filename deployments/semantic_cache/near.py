@@ -1,0 +1,383 @@
+"""The semantic tier of one replica: `SemanticTier` with documents behind it and a judge in the background.
+
+Everything that decides is in `cluster.policy.semantic_cache`; this brings it entries from disk, answers, time
+and chance. Reading and writing happen on one thread of its own, so that the event loop never waits for a
+disk. Whatever goes wrong here makes a miss.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cluster.config.semantic_cache import SemanticTierConfig
+from cluster.policy.semantic_cache.evidence import Judgement
+from cluster.policy.semantic_cache.exact_scan import Vector
+from cluster.policy.semantic_cache.identity import Partition
+from cluster.policy.semantic_cache.store import PurgeScope, Removal, StoredAnswer
+from cluster.policy.semantic_cache.tier import SemanticDecision, SemanticQuery, SemanticTier, Verdict
+from deployments.encoder.encoder import Encoder, EncoderBusyError
+from deployments.encoder.minilm import DIMENSIONS
+from deployments.semantic_cache.answers import normalised, read_answer
+from deployments.semantic_cache.documents import Document, Documents
+from deployments.semantic_cache.exact import Entry, EntryKey
+from deployments.semantic_cache.graph_index import GraphIndex
+from deployments.semantic_cache.near_counts import NearCounts
+from deployments.semantic_cache.near_report import near_report
+
+logger = logging.getLogger("tidemill.cache.near")
+
+SCAN_MAX = 8_192
+"""Entries of one partition that are looked at one by one: 0.6 ms."""
+_PENDING_MAX = 4_096
+"""Misses whose answers may still come; the oldest is forgotten."""
+_PARTITIONS_LOADED_MAX = 100_000
+_DISK_SWEEP_S = 600.0
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearHit:
+    """An answer to a text that means the same."""
+
+    document: Document
+    entry: StoredAnswer
+    similarity: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    query: SemanticQuery
+    decision: SemanticDecision
+    asked_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """Two answers to compare: a fresh one, and the stored one that was near."""
+
+    category: str
+    decision: SemanticDecision
+    entry_id: str
+    fresh: Document
+
+
+class NearMatches:
+    """Near matches of one replica. All methods belong to one event loop.
+
+    Args:
+        config: The tier's section.
+        documents: What outlives the process; used on a thread of its own.
+        encoder: Compares answers.
+        wall_s: The time; ages must mean the same after a restart.
+        draw: A random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        config: SemanticTierConfig,
+        documents: Documents,
+        encoder: Encoder,
+        *,
+        wall_s: Callable[[], float],
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._config = config
+        self._documents = documents
+        self._encoder = encoder
+        self._wall_s = wall_s
+        self._draw = draw
+        self._latest_s = 0.0
+        self._swept_disk_at_s = 0.0
+        self.counts = NearCounts()
+        self.tier = SemanticTier(
+            config, dimensions=DIMENSIONS, new_index=lambda: GraphIndex(DIMENSIONS, scan_max=SCAN_MAX)
+        )
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="documents")
+        self._loaded: OrderedDict[Partition, None] = OrderedDict()
+        self._pending: OrderedDict[EntryKey, _Pending] = OrderedDict()
+        self._cases: asyncio.Queue[_Case] = asyncio.Queue(maxsize=config.contract.judging_backlog_max)
+        self._writes = 0
+        self._judge: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Opens the documents, takes up the evidence and begins to judge."""
+        await self._on_thread(self._documents.open)
+        self.tier.evidence.restore(await self._on_thread(self._documents.judgements))
+        self._judge = asyncio.create_task(self._judge_all())
+
+    async def close(self) -> None:
+        """Stops judging and writes what is open."""
+        if self._judge is not None:
+            self._judge.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._judge
+        await self._on_thread(self._documents.close)
+        self._thread.shutdown()
+
+    async def look_up(self, key: EntryKey, query: SemanticQuery, *, load: float = 0.0) -> NearHit | None:
+        """An answer to serve, or None; what is asked is remembered until its answer comes."""
+        await self._load(query.partition)
+        now_s = self._now_s()
+        self.tier.see_load(load, now_s=now_s)
+        decision = self.tier.look_up(query, now_s=now_s, draw=self._draw())
+        self.counts.decided(query.category, query.partition.tenant, decision)
+        entry = decision.entry
+        if decision.verdict is Verdict.SERVE and entry is not None:
+            document = await self._read(entry)
+            if document is not None:
+                age_s = max(0.0, now_s - entry.stored_at_s)
+                self.counts.served(entry, age_s)
+                return NearHit(document=document, entry=entry, similarity=decision.similarity, age_s=age_s)
+            decision = SemanticDecision(verdict=Verdict.MISS, threshold=decision.threshold)
+        if decision.verdict is not Verdict.OFF:
+            self._pending[key] = _Pending(query=query, decision=decision, asked_at_s=now_s)
+            self._pending.move_to_end(key)
+            if len(self._pending) > _PENDING_MAX:
+                self._pending.popitem(last=False)
+        return None
+
+    def keep(self, key: EntryKey, answer: Entry, *, energy_j: float) -> None:
+        """Takes in the answer to what was asked under a key, if near matches were asked for it."""
+        pending = self._pending.pop(key, None)
+        if pending is None:
+            return
+        facts = read_answer(answer.body, answer.content_type)
+        if facts is None or not facts.may_be_shared:
+            self.counts.unshared += 1
+            return
+        now_s = self._now_s()
+        model_s = max(0.0, now_s - pending.asked_at_s)
+        self.tier.answered(pending.query.category, model_s=model_s)
+        entry_id = secrets.token_hex(12)
+        entry = StoredAnswer(
+            entry_id=entry_id,
+            partition=pending.query.partition,
+            category=pending.query.category,
+            language=pending.query.language,
+            text=pending.query.text,
+            document_id=entry_id,
+            document_bytes=len(answer.body),
+            saved_s=model_s,
+            saved_tokens=facts.output_tokens,
+            saved_energy_j=energy_j,
+            stored_at_s=now_s,
+            exact_key=key.key,
+        )
+        document = Document(body=answer.body, content_type=answer.content_type)
+        if not self.tier.store.put(entry, pending.query.vector):
+            return
+        expires_at_s = now_s + self._life_s(entry.category)
+        self._write(
+            lambda: self._documents.write(entry, pending.query.vector, document, expires_at_s=expires_at_s)
+        )
+        self._forget_removed()
+        if pending.decision.entry is not None:
+            case = _Case(
+                category=pending.query.category,
+                decision=pending.decision,
+                entry_id=entry_id,
+                fresh=document,
+            )
+            try:
+                self._cases.put_nowait(case)
+            except asyncio.QueueFull:
+                self.counts.unjudged += 1
+
+    def give_up(self, key: EntryKey) -> None:
+        """No answer will come under a key."""
+        self._pending.pop(key, None)
+
+    def sweep(self) -> None:
+        """Forgets what is too old; called now and then."""
+        now_s = self._now_s()
+        # Under load entries live longer; what none may serve any more goes.
+        self.tier.store.expire(now_s=now_s, stretch=1.0 + self._config.default.ttl_relaxation_max)
+        self._forget_removed()
+        if now_s - self._swept_disk_at_s >= _DISK_SWEEP_S:
+            self._swept_disk_at_s = now_s
+            self._write(lambda: self._documents.forget_expired(now_s=now_s))
+
+    async def purge(
+        self, scope: PurgeScope, *, vector: Vector | None = None, similarity_min: float = 1.0
+    ) -> tuple[int, list[EntryKey]]:
+        """Forgets what a scope covers, on disk as well; with a vector, only what is near it.
+
+        What is being computed now for a text of the scope is not kept either.
+
+        Returns:
+            How many entries went, and the requests that they answered.
+        """
+        for key, pending in list(self._pending.items()):
+            covers = scope.tenant in {None, key.tenant} and scope.model in {None, key.model}
+            if covers and scope.category in {None, pending.query.category} and scope.entry_id is None:
+                del self._pending[key]
+        if vector is None:
+            doomed = [entry for entry in self.tier.store.entries() if scope.covers(entry)]
+        else:
+            near = self.tier.store.near(vector, scope, similarity_min=similarity_min)
+            doomed = [entry for entry, _ in near]
+        for entry in doomed:
+            self.tier.store.remove(entry.entry_id, Removal.PURGED)
+        freed = self.tier.store.freed_documents()
+        self.tier.store.removed_entries()
+        await self._on_thread(lambda: self._documents.forget(doomed, freed))
+        gone = len(doomed)
+        if scope.entry_id is None and vector is None:
+            # What no replica has loaded lies on disk only.
+            gone += await self._on_thread(
+                lambda: self._documents.forget_scope(
+                    tenant=scope.tenant, model=scope.model, category=scope.category
+                )
+            )
+        return gone, [_exact_key(entry) for entry in doomed]
+
+    def inspect(self, scope: PurgeScope, vector: Vector | None, *, count: int) -> list[dict[str, Any]]:
+        """Entries of a scope for people; nearest first where a text is given, else newest first."""
+        store = self.tier.store
+        pairs: list[tuple[StoredAnswer, float | None]] = []
+        if vector is None:
+            pairs += [(entry, None) for entry in list(store.entries())[::-1] if scope.covers(entry)]
+        else:
+            pairs += store.near(vector, scope, similarity_min=0.0)
+        now_s = self._now_s()
+        return [
+            {
+                "entry_id": entry.entry_id,
+                "tenant": entry.partition.tenant,
+                "model": entry.partition.model,
+                "category": entry.category,
+                "text": entry.text,
+                "hits": entry.hits,
+                "age_s": max(0.0, now_s - entry.stored_at_s),
+                "shares_answer": entry.document_id != entry.entry_id,
+                "similarity": cosine,
+            }
+            for entry, cosine in pairs[:count]
+        ]
+
+    def stats(self) -> dict[str, Any]:
+        """What the tier holds and decides, for people."""
+        return near_report(self.tier, self.counts)
+
+    async def settled(self) -> None:
+        """Returns when everything that waits is judged and written."""
+        await self._cases.join()
+        await self._on_thread(lambda: None)
+
+    async def _load(self, partition: Partition) -> None:
+        if partition in self._loaded:
+            return
+        kept = await self._on_thread(lambda: self._documents.entries(partition))
+        if partition in self._loaded:
+            return
+        self._loaded[partition] = None
+        if len(self._loaded) > _PARTITIONS_LOADED_MAX:
+            self._loaded.popitem(last=False)
+        for entry, vector in kept:
+            if self.tier.store.get(entry.entry_id) is None:
+                self.tier.store.put(entry, vector)
+        self.sweep()
+
+    async def _read(self, entry: StoredAnswer) -> Document | None:
+        document_id = entry.document_id
+        document = await self._on_thread(lambda: self._documents.read(document_id))
+        if document is None or self.tier.store.get(entry.entry_id) is None:
+            # Purged, here or by another replica, while it was looked for.
+            self.tier.store.remove(entry.entry_id, Removal.PURGED)
+            return None
+        return document
+
+    async def _judge_all(self) -> None:
+        while True:
+            case = await self._cases.get()
+            try:
+                await self._judge_one(case)
+            except Exception:
+                logger.exception("a near match could not be judged")
+            finally:
+                self._cases.task_done()
+
+    async def _judge_one(self, case: _Case) -> None:
+        stored = case.decision.entry
+        document = None if stored is None else await self._read(stored)
+        if stored is None or document is None:
+            return
+        agrees = await self._agree(case.fresh, document)
+        if agrees is None:
+            self.counts.unjudged += 1
+            return
+        judgement = Judgement(
+            similarity=case.decision.similarity, is_wrong=not agrees, agreeing=case.decision.agreeing
+        )
+        self.tier.judged(case.category, judgement)
+        self.counts.judged(case.category, judgement)
+        self._write(lambda: self._documents.write_judgement(case.category, judgement))
+        if self.tier.should_promote(case.entry_id, stored.entry_id, judgement):
+            promoted = self.tier.store.get(case.entry_id)
+            if promoted is not None:
+                self._write(lambda: self._documents.promote(promoted))
+            self._forget_removed()
+
+    async def _agree(self, fresh: Document, stored: Document) -> bool | None:
+        """Whether two answers say the same: in the same words, or with nearly the same meaning; None if
+        nobody has the time to find out.
+        """
+        one = read_answer(fresh.body, fresh.content_type)
+        other = read_answer(stored.body, stored.content_type)
+        if one is None or other is None:
+            return None
+        if normalised(one.text) == normalised(other.text):
+            return True
+        try:
+            vectors = (await self._encoder.encode([one.text, other.text])).vectors
+        except EncoderBusyError:
+            return None
+        return float(np.dot(vectors[0], vectors[1])) >= self._config.contract.agreement_min
+
+    def _life_s(self, category: str) -> float:
+        policy = self.tier.store.policy(category)
+        return policy.ttl_s * (1.0 + policy.ttl_relaxation_max)
+
+    def _forget_removed(self) -> None:
+        """Deletes from disk what the store gave up."""
+        freed = self.tier.store.freed_documents()
+        removed = self.tier.store.removed_entries()
+        if freed or removed:
+            self._write(lambda: self._documents.forget(removed, freed))
+
+    def _write(self, work: Callable[[], None]) -> None:
+        if self._writes >= self._config.documents.write_backlog_max:
+            self.counts.unwritten += 1
+            return
+        self._writes += 1
+        written = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        written.add_done_callback(self._written)
+
+    def _written(self, done: "asyncio.Future[None]") -> None:
+        self._writes -= 1
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self.counts.unwritten += 1
+            logger.warning("the cache's documents: %s: %s", type(error).__name__, error)
+
+    async def _on_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _now_s(self) -> float:
+        # The store must not see time go back when the machine's clock is set.
+        self._latest_s = max(self._latest_s, self._wall_s())
+        return self._latest_s
+
+
+def _exact_key(entry: StoredAnswer) -> EntryKey:
+    return EntryKey(tenant=entry.partition.tenant, model=entry.partition.model, key=entry.exact_key)

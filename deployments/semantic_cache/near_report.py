@@ -1,0 +1,113 @@
+"""What the semantic tier holds and decides: for people as JSON, for Prometheus as metric families."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from cluster import metrics
+from cluster.policy.semantic_cache.evidence import NOTHING_IS_SERVED
+from cluster.policy.semantic_cache.tier import SemanticTier, Verdict
+from deployments.semantic_cache.near_counts import Histogram, NearCounts
+
+Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+
+
+def near_report(tier: SemanticTier, counts: NearCounts) -> dict[str, Any]:
+    """The tier's state, category by category."""
+    entries = tier.store.counts()
+    return {
+        "entries": len(tier.store),
+        "bytes": tier.store.bytes,
+        "partitions": tier.store.partitions,
+        "removals": {reason.value: count for reason, count in tier.store.removals.items()},
+        "load_level": tier.load_level,
+        "saved_tokens": counts.saved_tokens,
+        "saved_s": counts.saved_s,
+        "saved_energy_j": counts.saved_energy_j,
+        "unshared": counts.unshared,
+        "unjudged": counts.unjudged,
+        "unwritten": counts.unwritten,
+        "unread": counts.unread,
+        "silent_tenants": counts.silent_tenants,
+        "categories": {
+            category: _category(tier, counts, category, entries.get(category, 0))
+            for category in sorted({*tier.categories(), *entries})
+        },
+    }
+
+
+def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
+    """The same as metrics."""
+    yield _counter(metrics.CACHE_SEMANTIC_LOOKUPS, counts.verdicts)
+    yield _counter(metrics.CACHE_GUARD_REFUSALS, {(guard,): count for guard, count in counts.guards.items()})
+    yield _counter(metrics.CACHE_JUDGEMENTS, counts.judgements)
+    removals = {(reason.value,): count for reason, count in tier.store.removals.items()}
+    yield _counter(metrics.CACHE_SEMANTIC_REMOVALS, removals)
+    yield _counter(metrics.CACHE_SAVED_TOKENS, {(): counts.saved_tokens})
+    yield _counter(metrics.CACHE_SAVED_SECONDS, {(): counts.saved_s})
+    yield _counter(metrics.CACHE_SAVED_ENERGY, {(): counts.saved_energy_j})
+    yield _counter(
+        metrics.CACHE_SEMANTIC_DROPPED,
+        {("unread",): counts.unread, ("unjudged",): counts.unjudged, ("unwritten",): counts.unwritten},
+    )
+    yield _histogram(metrics.CACHE_SIMILARITY, counts.similarity)
+    yield _histogram(metrics.CACHE_HIT_AGE, counts.age_s)
+    silent = GaugeMetricFamily(
+        metrics.CACHE_SILENT_TENANTS.name, metrics.CACHE_SILENT_TENANTS.help, value=counts.silent_tenants
+    )
+    yield silent
+    reports = near_report(tier, counts)["categories"]
+    for metric, field in (
+        (metrics.CACHE_SEMANTIC_ENTRIES, "entries"),
+        (metrics.CACHE_THRESHOLD, "threshold"),
+        (metrics.CACHE_WRONG_RATE, "wrong_rate"),
+        (metrics.CACHE_WRONG_RATE_UPPER, "wrong_rate_upper"),
+        (metrics.CACHE_HIT_RATE, "hit_rate"),
+        (metrics.CACHE_BREAK_EVEN, "break_even_hit_rate"),
+        (metrics.CACHE_QUOTA_USE, "quota_use"),
+    ):
+        family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for category, report in reports.items():
+            family.add_metric([category], report[field])
+        yield family
+
+
+def _category(tier: SemanticTier, counts: NearCounts, category: str, entries: int) -> dict[str, Any]:
+    worth, bound = tier.worth(category), tier.bound(category)
+    lookups = sum(count for (name, _), count in counts.verdicts.items() if name == category)
+    near = counts.verdicts[category, Verdict.NEAR.value]
+    return {
+        "entries": entries,
+        "quota_use": entries / tier.store.quota(category),
+        "threshold": tier.threshold(category),
+        "serves": bound.threshold < NOTHING_IS_SERVED and worth.off_since_s is None,
+        "judged": bound.judged,
+        "wrong": bound.wrong,
+        "wrong_rate": bound.rate,
+        "wrong_rate_upper": bound.upper,
+        "error_max": tier.store.policy(category).error_max,
+        "lookups": lookups,
+        "hit_rate": worth.hit_rate,
+        "near_rate": near / lookups if lookups else 0.0,
+        "break_even_hit_rate": tier.break_even(category),
+        "is_off": worth.off_since_s is not None,
+    }
+
+
+def _counter(metric: metrics.Metric, values: Any) -> CounterMetricFamily:
+    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels, value in values.items():
+        family.add_metric(list(labels), value)
+    return family
+
+
+def _histogram(metric: metrics.Metric, values: Histogram) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    running = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip([*map(str, values.bounds), "+Inf"], values.counts, strict=True):
+        running += count
+        buckets.append((bound, float(running)))
+    family.add_metric([], buckets=buckets, sum_value=values.sum)
+    return family

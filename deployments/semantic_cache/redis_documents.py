@@ -1,0 +1,160 @@
+"""The cache's documents on a Redis or Valkey server, for replicas on several machines.
+
+Keys begin with `tidemill:near:`. Entry and answer are written in one MULTI, so that neither is
+there alone.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import redis
+
+from cluster.policy.semantic_cache.evidence import Judgement
+from cluster.policy.semantic_cache.exact_scan import Vector
+from cluster.policy.semantic_cache.identity import Partition
+from cluster.policy.semantic_cache.store import StoredAnswer
+from deployments.semantic_cache.documents import (
+    JUDGEMENTS_KEPT,
+    Document,
+    Kept,
+    blob_of,
+    entry_of,
+    meta_of,
+    vector_of,
+)
+
+_PREFIX = "tidemill:near:"
+_JUDGEMENTS = f"{_PREFIX}judgements"
+_PARTITIONS = f"{_PREFIX}partitions"
+_TIMEOUT_S = 2.0
+
+
+class RedisDocuments:
+    """See `Documents`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Any = None
+
+    def open(self) -> None:
+        """See `Documents`."""
+        self._client = redis.Redis.from_url(
+            self._url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        )
+        self._client.ping()
+
+    def close(self) -> None:
+        """See `Documents`."""
+        if self._client is not None:
+            self._client.close()
+
+    def write(self, entry: StoredAnswer, vector: Vector, document: Document, *, expires_at_s: float) -> None:
+        """See `Documents`."""
+        with self._client.pipeline(transaction=True) as together:
+            together.hset(
+                _document(entry.document_id),
+                mapping={"body": document.body, "content_type": document.content_type},
+            )
+            together.hset(_entry(entry.entry_id), mapping={"meta": meta_of(entry), "vector": blob_of(vector)})
+            together.expireat(_document(entry.document_id), int(expires_at_s) + 1)
+            together.expireat(_entry(entry.entry_id), int(expires_at_s) + 1)
+            together.sadd(_PARTITIONS, _name(entry.partition))
+            together.sadd(_members(entry.partition), entry.entry_id)
+            together.execute()
+
+    def promote(self, entry: StoredAnswer) -> None:
+        """See `Documents`."""
+        self._client.hset(_entry(entry.entry_id), "meta", meta_of(entry))
+
+    def read(self, document_id: str) -> Document | None:
+        """See `Documents`."""
+        body, content_type = self._client.hmget(_document(document_id), "body", "content_type")
+        if body is None or content_type is None:
+            return None
+        return Document(body=body, content_type=content_type.decode())
+
+    def entries(self, partition: Partition) -> list[Kept]:
+        """See `Documents`."""
+        found: list[Kept] = []
+        for entry_id in sorted(self._client.smembers(_members(partition))):
+            meta, vector = self._client.hmget(_entry(entry_id.decode()), "meta", "vector")
+            if meta is None or vector is None:
+                continue
+            entry = entry_of(meta)
+            if self._client.exists(_document(entry.document_id)):
+                found.append((entry, vector_of(vector)))
+        return found
+
+    def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:
+        """See `Documents`."""
+        with self._client.pipeline(transaction=True) as together:
+            for entry in entries:
+                together.delete(_entry(entry.entry_id))
+                together.srem(_members(entry.partition), entry.entry_id)
+            for document_id in document_ids:
+                together.delete(_document(document_id))
+            together.execute()
+
+    def forget_scope(self, *, tenant: str | None, model: str | None, category: str | None) -> int:
+        """See `Documents`."""
+        doomed: list[StoredAnswer] = []
+        kept: set[str] = set()
+        for partition in self._partitions():
+            for entry, _ in self.entries(partition):
+                covered = (
+                    tenant in {None, partition.tenant}
+                    and model in {None, partition.model}
+                    and category in {None, entry.category}
+                )
+                if covered:
+                    doomed.append(entry)
+                else:
+                    kept.add(entry.document_id)
+        self.forget(doomed, sorted({entry.document_id for entry in doomed} - kept))
+        return len(doomed)
+
+    def forget_expired(self, *, now_s: float) -> None:  # noqa: ARG002 - the server has a clock
+        """See `Documents`. The server has done it; what is left are names in the lists of partitions."""
+        for partition in self._partitions():
+            for entry_id in self._client.smembers(_members(partition)):
+                if not self._client.exists(_entry(entry_id.decode())):
+                    self._client.srem(_members(partition), entry_id)
+            if not self._client.exists(_members(partition)):
+                self._client.srem(_PARTITIONS, _name(partition))
+
+    def write_judgement(self, category: str, judgement: Judgement) -> None:
+        """See `Documents`."""
+        fields = [category, judgement.similarity, judgement.is_wrong, judgement.agreeing]
+        with self._client.pipeline(transaction=True) as together:
+            together.rpush(_JUDGEMENTS, json.dumps(fields))
+            together.ltrim(_JUDGEMENTS, -JUDGEMENTS_KEPT, -1)
+            together.execute()
+
+    def judgements(self) -> list[tuple[str, Judgement]]:
+        """See `Documents`."""
+        rows = (json.loads(row) for row in self._client.lrange(_JUDGEMENTS, 0, -1))
+        return [
+            (category, Judgement(similarity=similarity, is_wrong=is_wrong, agreeing=agreeing))
+            for category, similarity, is_wrong, agreeing in rows
+        ]
+
+    def _partitions(self) -> Iterator[Partition]:
+        for name in self._client.smembers(_PARTITIONS):
+            yield Partition(*json.loads(name))
+
+
+def _name(partition: Partition) -> str:
+    return json.dumps(list(partition))
+
+
+def _members(partition: Partition) -> str:
+    return f"{_PREFIX}partition:{_name(partition)}"
+
+
+def _entry(entry_id: str) -> str:
+    return f"{_PREFIX}entry:{entry_id}"
+
+
+def _document(document_id: str) -> str:
+    return f"{_PREFIX}document:{document_id}"

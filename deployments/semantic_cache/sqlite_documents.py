@@ -1,0 +1,168 @@
+"""The cache's documents in one SQLite file: the default, without a server.
+
+Write-ahead logging lets several replicas of one machine share the file; what a killed process had committed
+stays.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.policy.semantic_cache.evidence import Judgement
+from cluster.policy.semantic_cache.exact_scan import Vector
+from cluster.policy.semantic_cache.identity import Partition
+from cluster.policy.semantic_cache.store import StoredAnswer
+from deployments.semantic_cache.documents import (
+    JUDGEMENTS_KEPT,
+    Document,
+    Kept,
+    blob_of,
+    entry_of,
+    meta_of,
+    vector_of,
+)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    entry_id TEXT PRIMARY KEY, tenant TEXT NOT NULL, model TEXT NOT NULL, scope TEXT NOT NULL,
+    category TEXT NOT NULL, document_id TEXT NOT NULL,
+    expires_at_s REAL NOT NULL, meta TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS entries_by_partition ON entries (tenant, model, scope);
+CREATE INDEX IF NOT EXISTS entries_by_expiry ON entries (expires_at_s);
+CREATE INDEX IF NOT EXISTS entries_by_document ON entries (document_id);
+CREATE TABLE IF NOT EXISTS documents (
+    document_id TEXT PRIMARY KEY, content_type TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS judgements (
+    number INTEGER PRIMARY KEY, category TEXT NOT NULL, similarity REAL NOT NULL, is_wrong INTEGER NOT NULL,
+    agreeing INTEGER NOT NULL);
+"""
+_ORPHANS = "DELETE FROM documents WHERE document_id NOT IN (SELECT document_id FROM entries)"
+_BUSY_S = 5.0
+
+
+class SqliteDocuments:
+    """See `Documents`.
+
+    Args:
+        file: Where to; None for a store that ends with the process.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """See `Documents`."""
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._file or ":memory:", timeout=_BUSY_S, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A power cut may take the last commits with it, never half of one.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(_SCHEMA)
+        self._connection = connection
+
+    def close(self) -> None:
+        """See `Documents`."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise RuntimeError("the documents are not open")
+        return self._connection
+
+    def write(self, entry: StoredAnswer, vector: Vector, document: Document, *, expires_at_s: float) -> None:
+        """See `Documents`."""
+        with self._database as database:
+            database.execute(
+                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)",
+                (entry.document_id, document.content_type, document.body),
+            )
+            database.execute(
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    entry.entry_id,
+                    *entry.partition,
+                    entry.category,
+                    entry.document_id,
+                    expires_at_s,
+                    meta_of(entry),
+                    blob_of(vector),
+                ),
+            )
+
+    def promote(self, entry: StoredAnswer) -> None:
+        """See `Documents`."""
+        with self._database as database:
+            database.execute(
+                "UPDATE entries SET document_id = ?, meta = ? WHERE entry_id = ?",
+                (entry.document_id, meta_of(entry), entry.entry_id),
+            )
+
+    def read(self, document_id: str) -> Document | None:
+        """See `Documents`."""
+        query = "SELECT body, content_type FROM documents WHERE document_id = ?"
+        row = self._database.execute(query, (document_id,)).fetchone()
+        return None if row is None else Document(body=row[0], content_type=row[1])
+
+    def entries(self, partition: Partition) -> list[Kept]:
+        """See `Documents`."""
+        rows = self._database.execute(
+            "SELECT meta, vector FROM entries JOIN documents USING (document_id) "
+            "WHERE tenant = ? AND model = ? AND scope = ? ORDER BY entries.rowid",
+            partition,
+        )
+        return [(entry_of(meta), vector_of(vector)) for meta, vector in rows]
+
+    def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:
+        """See `Documents`."""
+        with self._database as database:
+            database.executemany(
+                "DELETE FROM entries WHERE entry_id = ?", [(entry.entry_id,) for entry in entries]
+            )
+            database.executemany(
+                "DELETE FROM documents WHERE document_id = ?", [(name,) for name in document_ids]
+            )
+
+    def forget_scope(self, *, tenant: str | None, model: str | None, category: str | None) -> int:
+        """See `Documents`."""
+        with self._database as database:
+            gone = database.execute(
+                "DELETE FROM entries WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR model = ?2) "
+                "AND (?3 IS NULL OR category = ?3)",
+                (tenant, model, category),
+            ).rowcount
+            database.execute(_ORPHANS)
+        return gone
+
+    def forget_expired(self, *, now_s: float) -> None:
+        """See `Documents`."""
+        with self._database as database:
+            gone = database.execute("DELETE FROM entries WHERE expires_at_s <= ?", (now_s,)).rowcount
+            if gone:
+                database.execute(_ORPHANS)
+
+    def write_judgement(self, category: str, judgement: Judgement) -> None:
+        """See `Documents`."""
+        with self._database as database:
+            database.execute(
+                "INSERT INTO judgements (category, similarity, is_wrong, agreeing) VALUES (?, ?, ?, ?)",
+                (category, judgement.similarity, judgement.is_wrong, judgement.agreeing),
+            )
+            database.execute(
+                "DELETE FROM judgements WHERE number <= (SELECT max(number) FROM judgements) - ?",
+                (JUDGEMENTS_KEPT,),
+            )
+
+    def judgements(self) -> list[tuple[str, Judgement]]:
+        """See `Documents`."""
+        rows = self._database.execute(
+            "SELECT category, similarity, is_wrong, agreeing FROM judgements ORDER BY number"
+        )
+        return [
+            (category, Judgement(similarity=similarity, is_wrong=bool(is_wrong), agreeing=agreeing))
+            for category, similarity, is_wrong, agreeing in rows
+        ]
