@@ -125,6 +125,11 @@ class CacheService:
             },
         )
 
+    @property
+    def near(self) -> NearMatches | None:
+        """The semantic tier, where it is configured."""
+        return self._near
+
     async def start(self) -> None:
         """Loads the encoder, away from the event loop.
 
@@ -263,7 +268,7 @@ class CacheService:
                 scope.entries, vector=vector, similarity_min=scope.similarity_min
             )
             # An answer that both tiers hold is one.
-            count += max(gone, sum(self._exact.forget(key) for key in keys))
+            count = max(count, gone, sum(self._exact.forget(key) for key in keys))
         return Response(orjson.dumps({"purged": count}), headers=_JSON)
 
     async def _inspect(self, request: Request) -> Response:

@@ -25,7 +25,8 @@ from cluster.policy.semantic_cache.risk import Numbers, RiskModel, fit_risk
 NOTHING_IS_SERVED = 1.01
 """A threshold that no cosine reaches."""
 _STEP = 0.005
-"""Thresholds move in steps of this size: finer ones would be fitted to chance."""
+"""How far a threshold is raised at a time while a category's own evidence speaks against it."""
+_ROUNDING = 1e-6
 _STRATUM = 0.05
 """Judgements are forgotten only for newer ones of like similarity: those above the threshold are few and
 dear."""
@@ -181,8 +182,9 @@ class Evidence:
         cutoff = self._cutoffs.get(limit, -np.inf)
         if not np.isfinite(cutoff):
             return NOTHING_IS_SERVED
-        steps = np.ceil(self._model.score_at(cutoff, category) / _STEP - 1e-9)
-        return float(min(max(steps * _STEP, policy.threshold_min), NOTHING_IS_SERVED))
+        # The judged match at the cutoff itself is within it, rounding or not.
+        score = self._model.score_at(cutoff, category) - _ROUNDING
+        return min(max(score, policy.threshold_min), NOTHING_IS_SERVED)
 
     def _unproven(self, category: str, policy: CategoryCacheConfig, threshold: float) -> float:
         """The threshold, raised until the category's own evidence does not prove too many errors any more."""

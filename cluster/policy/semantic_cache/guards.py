@@ -72,8 +72,8 @@ class TextFacts:
     """Words of `EXCHANGED`."""
     question: str
     """The first word of `QUESTION_WORDS`; empty if there is none."""
-    related: tuple[str, ...]
-    """What stands behind a word of `RELATORS`."""
+    related: tuple[tuple[str, str], ...]
+    """Words of `RELATORS`, each with what stands behind it."""
     content: tuple[str, ...]
     """Stems of the words that carry meaning, in their order."""
     tail: str
@@ -95,7 +95,7 @@ def facts_of(text: str, *, language: str = "und") -> TextFacts:
         exchanged=frozenset(word for word in words if word in EXCHANGED),
         question=next((word for word in words if word in QUESTION_WORDS), ""),
         related=tuple(
-            f"{word} {stem(after)}" for word, after in itertools.pairwise(words) if word in RELATORS
+            (word, _meaning(after)) for word, after in itertools.pairwise(words) if word in RELATORS
         ),
         content=tuple(_meaning(word) for word in words if _carries_meaning(word)),
         tail=text[TEXT_CHARS_MAX:],
@@ -251,8 +251,19 @@ def _turned_round(asked: TextFacts, stored: TextFacts) -> bool:
     """Whether the same words stand in each other's place: who does what to whom has changed."""
     if asked.content == stored.content or Counter(asked.content) != Counter(stored.content):
         return False
-    moved = sum(mine != theirs for mine, theirs in zip(asked.content, stored.content, strict=True))
-    return moved == 2 or asked.related != stored.related
+    places = [
+        place
+        for place, (mine, theirs) in enumerate(zip(asked.content, stored.content, strict=True))
+        if mine != theirs
+    ]
+    # Neighbours that change places are mostly a compound: "account password", "password of the account".
+    return (len(places) == 2 and places[1] - places[0] > 1) or _related_otherwise(asked, stored)
+
+
+def _related_otherwise(asked: TextFacts, stored: TextFacts) -> bool:
+    """Whether something else stands behind a word that both texts have."""
+    mine, theirs = dict(asked.related), dict(stored.related)
+    return any(mine[relator] != theirs[relator] for relator in mine.keys() & theirs.keys())
 
 
 def _stems(facts: TextFacts) -> set[str]:

@@ -1,0 +1,270 @@
+"""The semantic tier over HTTP, with the real encoder: what is served, kept, judged and forgotten."""
+
+import functools
+import hashlib
+import shutil
+import socket
+import subprocess
+import time
+from types import SimpleNamespace
+
+import httpx
+import orjson
+import pytest
+
+from cluster.config.semantic_cache import (
+    BreakEvenConfig,
+    CategoryCacheConfig,
+    ErrorContractConfig,
+    SemanticCacheConfig,
+    SemanticTierConfig,
+)
+from cluster.metrics import CATALOGUE
+from deployments.encoder import encoder
+from deployments.messages import CACHE_ENTRY, CACHE_KEY, CACHE_MODEL, CACHE_TENANT, CACHE_TIER, CacheQuery
+from deployments.semantic_cache import text_reader
+from deployments.semantic_cache.redis_documents import RedisDocuments
+from deployments.semantic_cache.service import CacheService
+from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+
+ASKED = "How do I reset the password of my account?"
+PARAPHRASE = "What is the way to reset my account password?"
+OPPOSITE = "How do I keep the password of my account?"
+SCOPE = "5c" * 32
+
+
+def tier(*, verified=False, explore=0.0, **fields):
+    category = CategoryCacheConfig(
+        threshold=0.8, threshold_min=0.6, explore_share=explore, error_max=0.2, **fields
+    )
+    return SemanticCacheConfig(
+        semantic=SemanticTierConfig(
+            enabled=True,
+            default=category,
+            contract=ErrorContractConfig(verified=verified),
+            break_even=BreakEvenConfig(enabled=False),
+            embedding_wait_s=20.0,
+        )
+    )
+
+
+def key_of(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def answer(text, **choice):
+    choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": text}, **choice}
+    return orjson.dumps({"choices": [{"index": 0, **choice}], "usage": {"completion_tokens": 7}})
+
+
+read_once = functools.cache(encoder.MiniLm)
+language_once = functools.cache(text_reader.LanguageDetector)
+
+
+@pytest.fixture(autouse=True)
+def models_are_read_once(monkeypatch):
+    monkeypatch.setattr(encoder, "MiniLm", read_once)
+    monkeypatch.setattr(text_reader, "LanguageDetector", language_once)
+
+
+class Asker:
+    """A router, as far as the cache sees it."""
+
+    def __init__(self, service, clock):
+        self.service = service
+        self.clock = clock
+        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://cache")
+
+    async def ask(self, text, *, tenant="a", model="m", scope=SCOPE):
+        query = CacheQuery(
+            tenant=tenant, model=model, key=key_of(text + scope), text=text, scope=scope, single_flight=False
+        )
+        return await self.client.post("/lookup", json=query.to_json())
+
+    async def tell(self, text, body, *, tenant="a", model="m", scope=SCOPE):
+        headers = {
+            CACHE_TENANT: tenant,
+            CACHE_MODEL: model,
+            CACHE_KEY: key_of(text + scope),
+            "content-type": "application/json",
+        }
+        await self.client.post("/store", content=body, headers=headers)
+        await self.service.near.settled()
+
+    async def answered(self, text, body, **where):
+        assert (await self.ask(text, **where)).status_code == 204
+        await self.tell(text, body, **where)
+
+
+@pytest.fixture
+async def start(tmp_path):
+    started = []
+
+    async def begin(config, documents=None):
+        clock = SimpleNamespace(now_s=time.time())
+        store = documents or SqliteDocuments(tmp_path / "near.sqlite")
+        service = CacheService(config, now=time.monotonic, documents=store, wall_s=lambda: clock.now_s)
+        await service.start()
+        asker = Asker(service, clock)
+        started.append(asker)
+        return asker
+
+    yield begin
+    for asker in started:
+        await asker.client.aclose()
+        await asker.service.close()
+
+
+async def test_a_paraphrase_is_answered_and_its_opposite_is_not(start):
+    cache = await start(tier())
+    await cache.answered(ASKED, answer("Click on forgot."))
+    found = await cache.ask(PARAPHRASE)
+    assert (found.status_code, found.headers[CACHE_TIER]) == (200, "semantic")
+    assert found.content == answer("Click on forgot.")
+    assert (await cache.ask(OPPOSITE)).status_code == 204
+
+
+@pytest.mark.parametrize("where", [{"tenant": "b"}, {"model": "n"}, {"scope": "77" * 32}])
+async def test_nothing_crosses_an_identity(start, where):
+    cache = await start(tier())
+    await cache.answered(ASKED, answer("Click on forgot."))
+    assert (await cache.ask(PARAPHRASE, **where)).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer("Click", finish_reason="length"),
+        answer("", finish_reason="stop"),
+        answer("x", finish_reason="tool_calls", message={"tool_calls": [{"id": "1"}], "content": "x"}),
+        orjson.dumps({"error": {"message": "no"}}),
+        b"not json",
+    ],
+)
+async def test_half_answers_and_tool_calls_are_not_kept(start, body):
+    cache = await start(tier())
+    await cache.answered(ASKED, body)
+    assert (await cache.ask(PARAPHRASE)).status_code == 204
+
+
+async def test_an_answer_dies_at_its_age_however_often_it_is_served(start):
+    cache = await start(tier(ttl_s=100.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    for _ in range(3):
+        cache.clock.now_s += 30
+        assert (await cache.ask(PARAPHRASE)).status_code == 200
+    cache.clock.now_s += 30
+    assert (await cache.ask(PARAPHRASE)).status_code == 204
+
+
+async def test_nothing_is_served_before_there_is_evidence_and_it_is_after(start):
+    cache = await start(tier(verified=True))
+    for number in range(40):
+        scope = f"{number:064x}"
+        await cache.answered(ASKED, answer("Click on forgot."), scope=scope)
+        found = await cache.ask(PARAPHRASE, scope=scope)
+        if found.status_code == 200:
+            break
+        await cache.tell(PARAPHRASE, answer("click on forgot"), scope=scope)
+    assert number >= 13  # (1 - 0.16)^n <= 0.05: with fewer right ones, errors of 16 % cannot be excluded
+    assert found.headers[CACHE_TIER] == "semantic"
+
+
+async def test_what_is_judged_the_same_shares_an_answer_from_then_on(start):
+    cache = await start(tier(explore=1.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    await cache.answered(PARAPHRASE, answer("Click on forgot. "))
+    listed = (await cache.client.post("/inspect", json={"text": PARAPHRASE})).json()["entries"]
+    assert [entry["shares_answer"] for entry in listed] == [True, False]
+    await cache.answered("How can I reset the password for my account?", answer("Ask Bob about his 3 dogs."))
+    stats = (await cache.client.get("/stats")).json()["semantic"]["categories"]
+    assert sum(category["wrong"] for category in stats.values()) == 1
+
+
+async def test_a_restart_keeps_entries_and_evidence(start):
+    cache = await start(tier(explore=1.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    await cache.answered(PARAPHRASE, answer("Click on forgot."))
+    again = await start(tier())
+    assert (await again.ask("Which way can I reset my account's password?")).status_code == 200
+    assert list(again.service.near.tier.evidence.everything())
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [{"tenant": "a"}, {"model": "m"}, {"text": ASKED, "similarity": 0.95}, {"entry_id": None}, {}],
+)
+async def test_what_is_purged_is_gone_in_memory_on_disk_and_for_equal_requests(start, scope):
+    cache = await start(tier())
+    await cache.answered(ASKED, answer("Click on forgot."))
+    if "entry_id" in scope:
+        scope = {"entry_id": (await cache.ask(PARAPHRASE)).headers[CACHE_ENTRY]}
+    assert (await cache.client.post("/purge", json=scope)).json() == {"purged": 1}
+    assert (await cache.ask(ASKED)).status_code == 204
+    again = await start(tier())
+    assert (await again.ask(PARAPHRASE)).status_code == 204
+
+
+async def test_an_answer_that_was_being_computed_at_a_purge_is_not_kept(start):
+    cache = await start(tier())
+    await cache.ask(ASKED)
+    await cache.client.post("/purge", json={"tenant": "a"})
+    await cache.tell(ASKED, answer("Click on forgot."))
+    assert (await cache.ask(PARAPHRASE)).status_code == 204
+
+
+async def test_a_torn_file_loses_what_is_torn_and_nothing_else(start, tmp_path):
+    cache = await start(tier())
+    await cache.answered(ASKED, answer("Click on forgot."))
+    await cache.answered("Where is the train station of Lisbon?", answer("By the river."))
+    # The process is killed: its write-ahead log stays as it is, with the last bytes missing.
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", "*-shm"))
+    log = tmp_path / "copy" / "near.sqlite-wal"
+    log.write_bytes(log.read_bytes()[:-1])
+    torn = await start(tier(), SqliteDocuments(tmp_path / "copy" / "near.sqlite"))
+    assert (await torn.ask(PARAPHRASE)).content == answer("Click on forgot.")
+
+
+async def test_all_metrics_of_the_catalogue_are_exported(start):
+    cache = await start(tier())
+    await cache.answered(ASKED, answer("Click on forgot."))
+    await cache.ask(PARAPHRASE)
+    text = (await cache.client.get("/metrics")).text
+    wanted = {metric.name for metric in CATALOGUE if metric.name.startswith("tidemill_cache_")}
+    assert {name for name in wanted if f"\n# TYPE {name.removesuffix('_total')}" in text} == wanted
+    assert "tidemill_cache_saved_tokens_total 7.0" in text
+
+
+@pytest.fixture
+def redis_url(tmp_path):
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.wait()
+
+
+async def test_a_redis_server_keeps_it_as_well(start, redis_url):
+    cache = await start(tier(explore=1.0), RedisDocuments(redis_url))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    await cache.answered(PARAPHRASE, answer("Click on forgot."))
+    again = await start(tier(), RedisDocuments(redis_url))
+    asked_again = "Which way can I reset my account's password?"
+    assert (await again.ask(asked_again)).content == answer("Click on forgot.")
+    assert list(again.service.near.tier.evidence.everything())
+    await again.client.post("/purge", json={"tenant": "a"})
+    third = await start(tier(), RedisDocuments(redis_url))
+    assert (await third.ask(asked_again)).status_code == 204
