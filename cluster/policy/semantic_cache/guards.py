@@ -122,7 +122,7 @@ def stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) + len(kept) >= 3 and not word.endswith("ss"):
             word = word.removesuffix(ending) + kept
             break
-    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "sl":
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] != "s":
         word = word[:-1]
     return word.removesuffix("e") if len(word) > 3 else word
 
@@ -153,7 +153,7 @@ def _negates(word: str) -> bool:
 
 
 def _carries_meaning(word: str) -> bool:
-    return word not in STOPWORDS and not word.isdecimal() and not _negates(word)
+    return word.partition("'")[0] not in STOPWORDS and not word.isdecimal() and not _negates(word)
 
 
 def _meaning(word: str) -> str:
