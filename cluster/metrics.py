@@ -269,7 +269,7 @@ CACHE_SEMANTIC_ENTRIES = Metric(
 CACHE_THRESHOLD = Metric(
     "tidemill_cache_threshold_ratio",
     "gauge",
-    "Score from which near matches of a category are served; above 1 none is.",
+    "Score (cosine, lifted by agreement) from which near matches of a category are served; 9 serves none.",
     ("category",),
 )
 CACHE_WRONG_RATE = Metric(

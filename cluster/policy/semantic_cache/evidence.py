@@ -22,8 +22,8 @@ from scipy.special import betaincinv
 from cluster.config.semantic_cache import CategoryCacheConfig, ErrorContractConfig
 from cluster.policy.semantic_cache.risk import Numbers, RiskModel, fit_risk
 
-NOTHING_IS_SERVED = 1.01
-"""A threshold that no cosine reaches."""
+NOTHING_IS_SERVED = 9.0
+"""A threshold that no score reaches: agreement lifts scores above 1."""
 _STEP = 0.005
 """How far a threshold is raised at a time while a category's own evidence speaks against it."""
 _ROUNDING = 1e-6
