@@ -33,13 +33,26 @@ def admin_get(path: str, *, url: str | None) -> Any:
     Raises:
         CliError: nothing runs, the key is not to be had, or the gateway refused.
     """
+    return _admin("GET", path, None, url=url)
+
+
+def admin_post(path: str, content: dict[str, Any], *, url: str | None) -> Any:
+    """The JSON answer of an `/admin` page to some content.
+
+    Raises:
+        CliError: as for `admin_get`.
+    """
+    return _admin("POST", path, content, url=url)
+
+
+def _admin(method: str, path: str, content: dict[str, Any] | None, *, url: str | None) -> Any:
     env = os.environ
     target = gateway_url(url, env)
     headers = {"authorization": f"Bearer {_key(url, env)}"}
     try:
         # No proxy from the environment: a corporate one knows nothing of this machine's ports.
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
-            response = client.get(f"{target}{path}", headers=headers)
+            response = client.request(method, f"{target}{path}", headers=headers, json=content)
     except httpx.HTTPError as error:
         raise CliError(f"{target} does not answer ({type(error).__name__}); is it still starting?") from error
     if response.status_code != 200:

@@ -27,6 +27,7 @@ from deployments.router import engine_answer
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.semantic_cache.service import CacheService
+from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 
 HOST = "127.0.0.1"
 ADMIN_KEY = "the-admin-key"
@@ -302,7 +303,10 @@ async def _start_engine(config: TidemillConfig, pool: str, name: str, stand_in: 
 
 async def _start_cache(cluster: LittleCluster, site: _Site, *, encoder: bool) -> None:
     service = CacheService(
-        cluster.config.semantic_cache, time.monotonic, reads_texts=cluster.config.routes_models
+        cluster.config.semantic_cache,
+        time.monotonic,
+        reads_texts=cluster.config.routes_models,
+        documents=SqliteDocuments(None),
     )
     if encoder:
         await service.start()
