@@ -1,4 +1,4 @@
-"""Fitted models that read prompts: the sentence encoder, the categories on top of it, the language detector.
+"""Fitted models that read prompts (sentence encoder, categories, language), and the graph of what they read.
 
 A package of its own because several stages use them and none of them owns them.
 """

@@ -25,11 +25,11 @@ from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, Removal, StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticDecision, SemanticQuery, SemanticTier, Verdict
 from deployments.encoder.encoder import Encoder, EncoderBusyError
+from deployments.encoder.graph_index import GraphIndex
 from deployments.encoder.minilm import DIMENSIONS
 from deployments.semantic_cache.answers import normalised, read_answer
 from deployments.semantic_cache.documents import Document, Documents
 from deployments.semantic_cache.exact import Entry, EntryKey
-from deployments.semantic_cache.graph_index import GraphIndex
 from deployments.semantic_cache.near_counts import NearCounts
 from deployments.semantic_cache.near_report import near_report
 

@@ -9,7 +9,6 @@ itself, so that a threshold means the same either way; only a near entry may be 
 from typing import Any
 
 import numpy as np
-from usearch.index import Index
 
 from cluster.policy.semantic_cache.exact_scan import ExactScan, Vector
 
@@ -59,6 +58,10 @@ class GraphIndex:
         return sorted(found, key=lambda pair: -pair[1])
 
     def _build(self) -> None:
+        # In this order: usearch 2.26 loaded before ONNX Runtime 1.x ends the process when that is loaded.
+        import onnxruntime  # noqa: F401
+        from usearch.index import Index
+
         self._graph = Index(
             ndim=self._dimensions,
             metric="ip",
