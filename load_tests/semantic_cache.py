@@ -4,9 +4,9 @@
         --policies verified category global gptcache vcache --delta .05 --orders 5 --json
 
 Runs the functions that the deployment runs. Several files make one heterogeneous workload; `--format` is
-then given once for all or once for each. `verified` serves only while evidence bounds its errors;
-`category` has a threshold for each category and `global` one for all, both fitted on the first half of a
-stream and counted on the second. Files: load_tests/data.md.
+then given once for all or once for each. `verified` is the deployed policy, which serves only while
+evidence bounds its errors. `category` and `global` are curves of hits against errors, of that policy and of
+one threshold for everything, counted on the second half of a stream. Files: load_tests/data.md.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def _replayed(
                 for category, part in outcome.parts.items()
             ]
     if {"category", "global"} & set(given.policies):
-        curves = curve_rows(prompts, vectors, order)
+        curves = curve_rows(prompts, vectors, order, judge=judge, explore=given.explore, seed=seed)
         rows += [{"seed": seed, **row} for row in curves if row["policy"].split("_")[0] in given.policies]
         rows += [{"seed": seed, **row} for row in ratio_rows(curves, given.delta)]
     return rows
