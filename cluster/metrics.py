@@ -201,6 +201,11 @@ CACHE_EVICTIONS = Metric(
 CACHE_WAITERS = Metric(
     "tidemill_cache_waiters", "gauge", "Requests that wait for an identical one that is being computed."
 )
+LOOKUPS_SKIPPED = Metric(
+    "tidemill_lookups_skipped_total",
+    "counter",
+    "Requests that went on without the semantic cache because it was away or did not answer in time.",
+)
 CACHE_SEMANTIC_LOOKUPS = Metric(
     "tidemill_cache_semantic_lookups_total",
     "counter",
@@ -337,6 +342,7 @@ CATALOGUE: tuple[Metric, ...] = (
     FEEDBACK,
     OUTCOMES_DROPPED,
     MODEL_STATE_AGE,
+    LOOKUPS_SKIPPED,
     CACHE_LOOKUPS,
     CACHE_ENTRIES,
     CACHE_BYTES,

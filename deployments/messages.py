@@ -70,6 +70,8 @@ class CacheQuery:
     """0 to 1: how overloaded the asker's fleet is."""
     single_flight: bool = True
     """Whether to wait for an identical request that is being computed."""
+    waits: bool = True
+    """False to be told that there is one, in place of waiting: whoever then asks again knows what for."""
 
     def to_json(self) -> dict[str, Any]:
         """The body to send."""

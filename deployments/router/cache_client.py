@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -67,6 +67,10 @@ class CacheMiss:
     """The replica that said so, and that gets the answer."""
     lease: str | None = None
     text_signals: TextSignals | None = None
+
+
+class _Busy:
+    """Somebody else computes the answer to an identical request."""
 
 
 def may_look_up(headers: Mapping[str, str]) -> bool:
@@ -164,49 +168,62 @@ class CacheClient:
         owner = self._owner(f"{tenant}/{request.model}/{key if near is None else near.scope}")
         if owner is None:
             return None
-        single_flight = self._config.exact.single_flight_wait_s > 0
         query = CacheQuery(
             tenant=tenant,
             model=request.model,
             key=key,
-            single_flight=single_flight,
-            text=text or ("" if near is None else near.text),
+            single_flight=self._config.exact.single_flight_wait_s > 0,
+            waits=False,
+            text=text if near is None else near.text,
             text_signals_wait_s=text_wait_s if text else 0.0,
             scope="" if near is None else near.scope,
             load=load,
         )
-        patience_s = self._config.lookup_timeout_s + self._config.exact.single_flight_wait_s + text_wait_s
-        timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=self._config.lookup_timeout_s)
+        patience_s = self._config.lookup_timeout_s + text_wait_s
         try:
-            async with self._session().post(
-                f"{owner}/lookup",
-                data=orjson.dumps(query.to_json()),
-                headers={"content-type": "application/json"},
-                timeout=timeout,
-            ) as response:
-                content = await response.read()
-                if response.headers.get(CACHE_OUTCOME) == "hit":
-                    return CachedAnswer(
-                        body=content,
-                        content_type=response.headers.get("content-type", "application/json"),
-                        tier=response.headers.get(CACHE_TIER, "exact"),
-                        age_s=response.headers.get(CACHE_AGE, "0"),
-                        similarity=response.headers.get(CACHE_SIMILARITY),
-                        entry=response.headers.get(CACHE_ENTRY),
-                    )
-                if response.status != 204:
-                    logger.warning("cache look-up: status %d %s", response.status, content[:200])
-                    return None
-                return CacheMiss(
-                    key=key,
-                    model=request.model,
-                    owner=owner,
-                    lease=response.headers.get(CACHE_LEASE),
-                    text_signals=_text_signals(response.headers),
-                )
+            found = await self._ask_owner(owner, query, patience_s=patience_s)
+            if isinstance(found, _Busy):
+                # Only who knows what for waits longer than for a cache that is slow.
+                patience_s += self._config.exact.single_flight_wait_s
+                found = await self._ask_owner(owner, replace(query, waits=True), patience_s=patience_s)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.warning("cache look-up: %s: %s", type(error).__name__, error)
             return None
+        return None if isinstance(found, _Busy) else found
+
+    async def _ask_owner(
+        self, owner: str, query: CacheQuery, *, patience_s: float
+    ) -> "CachedAnswer | CacheMiss | _Busy | None":
+        timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=self._config.lookup_timeout_s)
+        async with self._session().post(
+            f"{owner}/lookup",
+            data=orjson.dumps(query.to_json()),
+            headers={"content-type": "application/json"},
+            timeout=timeout,
+        ) as response:
+            content = await response.read()
+            outcome = response.headers.get(CACHE_OUTCOME)
+            if outcome == "hit":
+                return CachedAnswer(
+                    body=content,
+                    content_type=response.headers.get("content-type", "application/json"),
+                    tier=response.headers.get(CACHE_TIER, "exact"),
+                    age_s=response.headers.get(CACHE_AGE, "0"),
+                    similarity=response.headers.get(CACHE_SIMILARITY),
+                    entry=response.headers.get(CACHE_ENTRY),
+                )
+            if response.status != 204:
+                logger.warning("cache look-up: status %d %s", response.status, content[:200])
+                return None
+            if outcome == "wait":
+                return _Busy()
+            return CacheMiss(
+                key=query.key,
+                model=query.model,
+                owner=owner,
+                lease=response.headers.get(CACHE_LEASE),
+                text_signals=_text_signals(response.headers),
+            )
 
     async def read_text(self, text: str, *, wait_s: float) -> TextSignals | None:
         """A text's signals without a look-up; None if they do not come in time."""

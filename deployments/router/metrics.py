@@ -52,6 +52,7 @@ _OURS = (
     catalogue.CASCADE_ANSWERS,
     catalogue.FEEDBACK,
     catalogue.OUTCOMES_DROPPED,
+    catalogue.LOOKUPS_SKIPPED,
     catalogue.MODEL_STATE_AGE,
 )
 
@@ -101,6 +102,8 @@ class RouterMetrics:
         for reason in record.reasons:
             if reason in _FALLBACKS:
                 self._get(catalogue.FALLBACKS).labels(reason.value).inc()
+        if Reason.CACHE_UNAVAILABLE in record.reasons:
+            self._get(catalogue.LOOKUPS_SKIPPED).inc()
         if Reason.TEXT_SIGNALS_MISSING in record.reasons:
             self._get(catalogue.TEXT_SIGNALS_MISSING).inc()
         for step in record.cascade:

@@ -74,6 +74,9 @@ def cache_query(data: Mapping[str, Any]) -> CacheQuery:
     single_flight = data.get("single_flight", True)
     if not isinstance(single_flight, bool):
         raise _wrong("single_flight", "must be true or false")
+    waits = data.get("waits", True)
+    if not isinstance(waits, bool):
+        raise _wrong("waits", "must be true or false")
     return CacheQuery(
         tenant=_name(data.get("tenant"), "tenant"),
         model=_name(data.get("model"), "model"),
@@ -81,6 +84,7 @@ def cache_query(data: Mapping[str, Any]) -> CacheQuery:
         text=text,
         text_signals_wait_s=_seconds(data.get("text_signals_wait_s", 0.0), "text_signals_wait_s"),
         single_flight=single_flight,
+        waits=waits,
         load=_share(data.get("load", 0.0), "load"),
         scope="" if data.get("scope") in {None, ""} else _key(data.get("scope"), "scope"),
     )

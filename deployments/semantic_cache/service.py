@@ -8,8 +8,9 @@ taking the lease.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import orjson
@@ -166,10 +167,20 @@ class CacheService:
             if near is not None:
                 return self._near_hit(near)
         read = None if signals is None or query.text_signals_wait_s == 0 else signals.to_header()
+        return await self._flown(key, query, read, gone=_departure(request))
+
+    async def _flown(
+        self, key: EntryKey, query: CacheQuery, read: str | None, *, gone: Coroutine[Any, Any, None]
+    ) -> Response:
+        """The miss, or what somebody else computes meanwhile."""
+        if query.single_flight and not query.waits and self._flights.is_led(key):
+            gone.close()
+            return Response(status_code=204, headers={CACHE_OUTCOME: "wait"})
         turn = self._flights.ask(key) if query.single_flight else None
         if not isinstance(turn, Waiter):
+            gone.close()
             return self._miss(turn, read)
-        outcome = await self._flights.wait(turn, gone=_departure(request))
+        outcome = await self._flights.wait(turn, gone=gone)
         if isinstance(outcome, Entry):
             return self._hit(outcome, LookupOutcome.SHARED)
         return self._miss(outcome, read)

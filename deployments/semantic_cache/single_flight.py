@@ -105,6 +105,10 @@ class SingleFlight:
         self._waiters += 1
         return waiter
 
+    def is_led(self, key: EntryKey) -> bool:
+        """Whether somebody computes the answer, so that `ask` would make its caller wait."""
+        return key in self._flights
+
     async def wait(self, waiter: Waiter, *, gone: Coroutine[Any, Any, None]) -> Entry | Lease | None:
         """Waits for the leader's answer, for a promotion, or for `single_flight_wait_s` to pass.
 

@@ -1,5 +1,6 @@
 """Near matches as clients of the router see them: who shares answers, and in which form."""
 
+import asyncio
 import json
 
 import pytest
@@ -88,3 +89,24 @@ async def test_operators_see_inspect_and_purge_what_is_near_a_text(caching, give
     purged = await caching.post("/admin/cache/purge", {"text": PARAPHRASE}, authorization=key)
     assert purged.json == {"purged": 1}
     assert outcome(await asked(caching, PARAPHRASE)) == "miss"
+
+
+async def test_a_cache_that_hangs_is_waited_for_no_longer_than_its_own_time(start_cluster, given):
+    cluster = await start_cluster({"semantic_cache": {"lookup_timeout_s": 0.2}})
+    assert cluster.config.semantic_cache.exact.single_flight_wait_s > 60
+    cluster.cache.app.middleware_stack = given.engine_that(b"", then="hang silently")
+    answer = await asyncio.wait_for(cluster.chat(temperature=0), 5)
+    assert (answer.status, outcome(answer)) == (200, "bypass")
+    metrics = (await cluster.get("/metrics")).content
+    assert b"tidemill_lookups_skipped_total 1.0" in metrics
+
+
+async def test_what_may_share_an_answer_always_goes_to_the_same_replica(caching):
+    client = caching.core.cache
+    replicas = [f"http://10.0.0.{number}:1" for number in range(5)]
+    client._urls = lambda: replicas
+    owners = {key: client._owner(key) for key in map(str, range(500))}
+    assert set(owners.values()) == set(replicas)
+    client._urls = lambda: replicas[:-1]
+    moved = [key for key, owner in owners.items() if client._owner(key) != owner]
+    assert moved == [key for key, owner in owners.items() if owner == replicas[-1]]
