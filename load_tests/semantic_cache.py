@@ -32,7 +32,7 @@ _FORMATS = ("qqp", "banking77", "clinc150")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay all policies over all orders."""
-    given = _parser().parse_args(arguments)
+    given = _options(arguments)
     prompts, vectors = read_workload(given)
     case = given.format[0] if len(set(given.format)) == 1 else "mixed"
     rows: list[dict[str, Any]] = []
@@ -94,7 +94,7 @@ def _replayed(
     return rows
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m load_tests.semantic_cache", description=__doc__.split("\n")[0]
     )
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--by-category", action="store_true", help="rows for each category as well")
     parser.add_argument("--cache", type=Path, help="file that keeps embeddings between runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    return parser
+    return parser.parse_args(arguments)
 
 
 def _as_text(rows: Sequence[dict[str, Any]]) -> str:
