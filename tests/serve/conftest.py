@@ -124,6 +124,12 @@ class Cluster:
         found: dict[str, Any] = answer.json()
         return found
 
+    def written_decision(self, decision_id: str) -> dict[str, Any]:
+        """A decision, once it is where the router that is asked can find it."""
+        found: list[dict[str, Any]] = []
+        self.wait_for("the record", lambda: found.append(self.decision(decision_id)) or found, 5)
+        return found[-1]
+
     def processes(self) -> list[psutil.Process]:
         """Every process of this cluster, found by the state folder in its environment."""
         found = []
