@@ -18,7 +18,7 @@ _TESTS = Path(__file__).parent
 _PURE_KINDS = {"unit", "property"}
 _TIMEOUTS_S = {
     "unit": 10,
-    "property": 10,
+    "property": 30,
     "replay": 20,
     "architecture": 30,
     "docs": 60,
