@@ -95,10 +95,16 @@ def is_cacheable(request: ParsedRequest, headers: Mapping[str, str]) -> bool:
     return body.get("temperature") == 0 and not body.get("tools")
 
 
-def key_of(request: ParsedRequest) -> str:
-    """SHA-256 of everything that determines the answer and its form."""
+def key_of(request: ParsedRequest, *, policy_epoch: str = "", knowledge_version: str = "") -> str:
+    """SHA-256 of everything that determines the answer and its form.
+
+    Args:
+        request: what is asked.
+        policy_epoch: of the cache; another one makes all that is stored unreachable.
+        knowledge_version: what the caller says its answers depend on beside the request.
+    """
     material = {k: v for k, v in request.body.items() if k not in _NOT_PART_OF_THE_ANSWER}
-    digest = hashlib.sha256(request.surface.encode())
+    digest = hashlib.sha256(orjson.dumps([request.surface.value, policy_epoch, knowledge_version]))
     digest.update(orjson.dumps(material, option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
 
@@ -152,6 +158,7 @@ class CacheClient:
         text: str = "",
         text_wait_s: float = 0.0,
         near: SemanticIdentity | None = None,
+        knowledge_version: str = "",
         load: float = 0.0,
     ) -> CachedAnswer | CacheMiss | None:
         """A stored answer, a miss, or None if the cache is away. May wait for an identical request.
@@ -162,9 +169,14 @@ class CacheClient:
             text: what its signals are wanted of, if it is a miss; empty for none.
             text_wait_s: how long a miss may wait for them.
             near: where near matches belong; None if none would do.
+            knowledge_version: the caller's.
             load: how overloaded the fleet is, 0 to 1.
         """
-        key = key_of(request)
+        key = key_of(
+            request,
+            policy_epoch=self._config.semantic.policy_epoch,
+            knowledge_version=knowledge_version,
+        )
         owner = self._owner(f"{tenant}/{request.model}/{key if near is None else near.scope}")
         if owner is None:
             return None

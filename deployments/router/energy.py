@@ -4,7 +4,6 @@ Windows are closed by news of a replica's energy, every few seconds; a request t
 window it ended in. Requests are charged by each source apart: measured and modelled joules are not added up.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -71,15 +70,12 @@ class EnergyLedger:
         self._on_unattributed = on_unattributed
         self._open: dict[ReplicaId, dict[int, EnergyEntry]] = {}
         self._windows: dict[tuple[ReplicaId, Meter], _Window] = {}
-        self._totals: OrderedDict[str, dict[EnergySource, float]] = OrderedDict()
-        self._names: dict[int, str] = {}
 
-    def begin(self, decision_id: str, entry: EnergyEntry) -> EnergyEntry:
+    def begin(self, entry: EnergyEntry) -> EnergyEntry:
         """A request begins on a replica."""
         entries = self._open.setdefault(entry.replica_id, {})
         if len(entries) < self._config.ledger_requests_max:
             entries[id(entry)] = entry
-            self._names[id(entry)] = decision_id
         entry.charged_until_s = entry.began_at_s
         return entry
 
@@ -122,10 +118,6 @@ class EnergyLedger:
         estimate_j = weight * window.watts_per_weight + present_s * window.idle_w / sharing
         return entry.energy_j.get(meter.source, 0.0) + estimate_j, meter.source
 
-    def total_of(self, decision_id: str) -> dict[EnergySource, float]:
-        """What a request was charged so far, on all replicas; empty if it is not remembered."""
-        return dict(self._totals.get(decision_id, {}))
-
     def _close(self, account: ReplicaEnergy, window: _Window) -> None:
         used_j = max(0.0, account.energy_j - window.energy_j)
         span_s = account.observed_at_s - window.observed_at_s
@@ -144,7 +136,7 @@ class EnergyLedger:
         window.idle_w = account.idle_w
         source = account.meter.source
         for key, share in found.shares.items():
-            self._charge(entries[key], self._names[key], source, share.total_j)
+            self._charge(entries[key], source, share.total_j)
             entries[key].charged_until_s = now_s
         if found.unattributed_j > 0:
             self._on_unattributed(account.pool, source, found.unattributed_j)
@@ -162,19 +154,14 @@ class EnergyLedger:
             entry.charged_tokens = max(tokens, entry.charged_tokens)
         return weight
 
-    def _charge(self, entry: EnergyEntry, name: str, source: EnergySource, energy_j: float) -> None:
+    def _charge(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
         entry.energy_j[source] = entry.energy_j.get(source, 0.0) + energy_j
-        total = self._totals.setdefault(name, {})
-        total[source] = total.get(source, 0.0) + energy_j
-        if len(self._totals) > self._config.ledger_requests_max:
-            self._totals.popitem(last=False)
         self._on_charge(entry, source, energy_j)
 
     def _drop_ended(self, replica: ReplicaId) -> None:
         entries = self._open.get(replica, {})
         for key in [key for key, entry in entries.items() if entry.ended_at_s is not None]:
             del entries[key]
-            self._names.pop(key, None)
         if not entries:
             self._open.pop(replica, None)
 

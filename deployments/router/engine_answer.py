@@ -179,7 +179,7 @@ class EngineAnswer:
         )
         uncached = max(0, self.signals.prompt_tokens - grant.view.cached_tokens)
         entry = self._energy_entry(report, 0 if ticket else uncached, relay.tokens)
-        self._energy = self._core.energy.begin(self._decision_id, entry)
+        self._energy = self._core.energy.begin(entry)
         body = answer_body(self._request, None if ticket is None else ticket.params)
         try:
             response: aiohttp.ClientResponse = await self._core.upstream.open(
@@ -210,9 +210,7 @@ class EngineAnswer:
         started_at_s = self._core.now_s()
         failure: Reason | None = None
         uncached = max(0, self.signals.prompt_tokens)
-        energy = self._core.energy.begin(
-            self._decision_id, self._energy_entry(dispatch.replica, uncached, lambda: 0)
-        )
+        energy = self._core.energy.begin(self._energy_entry(dispatch.replica, uncached, lambda: 0))
         try:
             timeout_s = self._core.config.routing.disaggregation.prefill_timeout_s
             async with asyncio.timeout(timeout_s):

@@ -139,6 +139,7 @@ class Generation:
             text=text,
             text_wait_s=wait_s,
             near=self._near_identity(),
+            knowledge_version=self._knowledge_version,
             load=self._core.queue_ratio,
         )
         if found is None:
@@ -164,6 +165,10 @@ class Generation:
         await self._replay(replace(found, body=told[0], content_type=told[1]))
         return True
 
+    @property
+    def _knowledge_version(self) -> str:
+        return self._client_headers.get(KNOWLEDGE_VERSION_HEADER, "")
+
     def _near_identity(self) -> SemanticIdentity | None:
         """Where near matches of the request belong; None if none would do."""
         config = self._core.config.semantic_cache.semantic
@@ -173,7 +178,7 @@ class Generation:
             self._request.body,
             self._request.surface,
             policy_epoch=config.policy_epoch,
-            knowledge_version=self._client_headers.get(KNOWLEDGE_VERSION_HEADER, ""),
+            knowledge_version=self._knowledge_version,
         )
         if request_refusal(self._request.body, identity, config) is not None:
             return None

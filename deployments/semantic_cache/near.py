@@ -193,10 +193,6 @@ class NearMatches:
             except asyncio.QueueFull:
                 self.counts.unjudged += 1
 
-    def give_up(self, key: EntryKey) -> None:
-        """No answer will come under a key."""
-        self._pending.pop(key, None)
-
     def sweep(self) -> None:
         """Forgets what is too old; called now and then."""
         now_s = self._now_s()

@@ -57,11 +57,6 @@ def request_refusal(
     return next((refusal for refusal, holds in grounds if holds), None)
 
 
-def may_be_kept(*, status: int, is_complete: bool, finish: str | None, calls_tools: bool) -> bool:
-    """Whether an answer may be given to others: whole, successful, ended by the model, without effects."""
-    return status == 200 and is_complete and finish in {"stop", "end_turn", "completed"} and not calls_tools
-
-
 def _holds_tool_turns(body: Mapping[str, Any]) -> bool:
     turns = body.get("messages") or body.get("input")
     return isinstance(turns, list) and any(

@@ -15,7 +15,6 @@ from cluster.entities.workload import Surface
 
 KNOWLEDGE_VERSION_HEADER = "x-tidemill-knowledge-version"
 """Request header: whatever the caller's answers depend on beside the request. A new value starts anew."""
-KNOWLEDGE_VERSION_CHARS_MAX = 128
 _NOT_PART_OF_THE_ANSWER = frozenset(
     {"model", "user", "metadata", "request_id", "priority", "stream", "stream_options"}
 )

@@ -34,6 +34,12 @@ async def twice(cluster, first=None, second=None, **fields):
     return outcome(one), outcome(two)
 
 
+async def test_an_answer_of_other_knowledge_is_none(cluster):
+    old, new = {"x_tidemill_knowledge_version": "1"}, {"x_tidemill_knowledge_version": "2"}
+    assert await twice(cluster, old, new, temperature=0) == ("miss", "miss")
+    assert await twice(cluster, new, old, temperature=0) == ("exact", "exact")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", list(BODIES))
 async def test_the_second_equal_request_is_answered_without_an_engine(cluster, path, stream):

@@ -56,6 +56,17 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+def test_another_policy_epoch_or_knowledge_version_is_another_key(parsed):
+    request = parsed(CHAT, BASE)
+    keys = [
+        key_of(request),
+        key_of(request, policy_epoch="2"),
+        key_of(request, knowledge_version="2"),
+        key_of(request, policy_epoch="2", knowledge_version="2"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
 def test_everything_else_is_in_the_key(parsed):
     keys = [key_of(parsed(CHAT, {**BASE, **changes})) for changes in CHANGES]
     assert len(set(keys)) == len(CHANGES)
