@@ -28,6 +28,7 @@ from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.semantic_cache.service import CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+from tests.shell.router.observed import Answer, CountingApp
 
 HOST = "127.0.0.1"
 ADMIN_KEY = "the-admin-key"
@@ -58,49 +59,6 @@ routing:
   disaggregation: {uncached_tokens_min: 64, prefill_timeout_s: 5}
   replicas: {put_aside_first_s: 0.2, put_aside_max_s: 0.4}
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole response."""
-
-    status: int
-    headers: Any
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body as JSON."""
-        return orjson.loads(self.content)
-
-    @property
-    def events(self) -> list[Any]:
-        """The stream's data lines as JSON, `[DONE]` as text."""
-        lines = [line[6:] for line in self.content.split(b"\n") if line.startswith(b"data: ")]
-        return [line.decode() if line == b"[DONE]" else orjson.loads(line) for line in lines]
-
-
-class CountingApp:
-    """An ASGI application that answers lifespan itself and counts the requests by path."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-        self.requests: dict[str, int] = {}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        self.requests[scope["path"]] = self.requests.get(scope["path"], 0) + 1
-        await self.app(scope, receive, send)
-
-    @property
-    def total(self) -> int:
-        """All requests so far."""
-        return sum(self.requests.values())
 
 
 @dataclass(slots=True)
