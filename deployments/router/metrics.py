@@ -7,12 +7,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from cluster import metrics as catalogue
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.energy import EnergySource
 from cluster.entities.model_routing import FeedbackSource, Goal
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
+from cluster.metrics import Metric, fleet, model_routing, requests
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
@@ -20,40 +20,9 @@ from deployments.router.energy import EnergyEntry
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
 _TURNED_AWAY = {429: Reason.QUEUE_FULL, 503: Reason.QUEUE_TIMED_OUT}
 _OURS = (
-    catalogue.REQUESTS,
-    catalogue.REQUESTS_IN_FLIGHT,
-    catalogue.REQUESTS_QUEUED,
-    catalogue.REJECTED,
-    catalogue.TTFT,
-    catalogue.TPOT,
-    catalogue.E2E,
-    catalogue.ROUTER_OVERHEAD,
-    catalogue.PROMPT_TOKENS,
-    catalogue.OUTPUT_TOKENS,
-    catalogue.FALLBACKS,
-    catalogue.RETRIES,
-    catalogue.REPLICA_FAILURES,
-    catalogue.REPLICAS,
-    catalogue.DECISIONS_DROPPED,
-    catalogue.ENERGY,
-    catalogue.MODEL_ENERGY,
-    catalogue.TENANT_ENERGY,
-    catalogue.UNATTRIBUTED_ENERGY,
-    catalogue.ENERGY_PER_OUTPUT_TOKEN,
-    catalogue.POOL_POWER,
-    catalogue.METER_ERRORS,
-    catalogue.REPLICAS_WANTED,
-    catalogue.PLAN_POWER,
-    catalogue.PLAN_DEGRADED,
-    catalogue.PLAN_AGE,
-    catalogue.MODEL_CHOICES,
-    catalogue.MODEL_FALLBACKS,
-    catalogue.TEXT_SIGNALS_MISSING,
-    catalogue.CASCADE_ANSWERS,
-    catalogue.FEEDBACK,
-    catalogue.OUTCOMES_DROPPED,
-    catalogue.LOOKUPS_SKIPPED,
-    catalogue.MODEL_STATE_AGE,
+    *requests.METRICS,
+    *fleet.METRICS,
+    *model_routing.METRICS,
 )
 
 
@@ -66,7 +35,7 @@ class RouterMetrics:
         self._charged_j: defaultdict[tuple[str, EnergySource], float] = defaultdict(float)
         self._output_tokens: defaultdict[str, int] = defaultdict(int)
 
-    def _make(self, metric: catalogue.Metric) -> Any:
+    def _make(self, metric: Metric) -> Any:
         if metric.kind == "histogram":
             return Histogram(
                 metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
@@ -74,41 +43,41 @@ class RouterMetrics:
         kind = Counter if metric.kind == "counter" else Gauge
         return kind(metric.name, metric.help, metric.labels, registry=self._registry)
 
-    def _get(self, metric: catalogue.Metric) -> Any:
+    def _get(self, metric: Metric) -> Any:
         return self._metrics[metric.name]
 
     def request(self, record: DecisionRecord) -> None:
         """Count a finished request."""
         path = record.path.value if record.path else "none"
-        self._get(catalogue.REQUESTS).labels(
+        self._get(requests.REQUESTS).labels(
             record.signals.surface.value, path, str(record.status), record.cache
         ).inc()
         timeline = record.timeline
         for metric, value in (
-            (catalogue.TTFT, timeline.ttft_s),
-            (catalogue.TPOT, timeline.tpot_s),
-            (catalogue.E2E, timeline.e2e_s),
+            (requests.TTFT, timeline.ttft_s),
+            (requests.TPOT, timeline.tpot_s),
+            (requests.E2E, timeline.e2e_s),
         ):
             # A whole answer has no gaps between tokens that anybody saw.
-            unseen = metric is catalogue.TPOT and not record.signals.stream
+            unseen = metric is requests.TPOT and not record.signals.stream
             if value is not None and record.status == 200 and not unseen:
                 self._get(metric).labels(path).observe(value)
         if timeline.dispatched_at_s is not None:
-            self._get(catalogue.ROUTER_OVERHEAD).observe(timeline.dispatched_at_s - timeline.arrived_at_s)
-        self._get(catalogue.PROMPT_TOKENS).labels(record.signals.model).inc(record.prompt_tokens or 0)
-        self._get(catalogue.OUTPUT_TOKENS).labels(record.signals.model).inc(record.output_tokens)
+            self._get(requests.ROUTER_OVERHEAD).observe(timeline.dispatched_at_s - timeline.arrived_at_s)
+        self._get(requests.PROMPT_TOKENS).labels(record.signals.model).inc(record.prompt_tokens or 0)
+        self._get(requests.OUTPUT_TOKENS).labels(record.signals.model).inc(record.output_tokens)
         if record.replica is not None and record.replica.choice.replica_id is not None:
             self._count_pool_tokens(record)
         for reason in record.reasons:
             if reason in _FALLBACKS:
-                self._get(catalogue.FALLBACKS).labels(reason.value).inc()
+                self._get(requests.FALLBACKS).labels(reason.value).inc()
         if Reason.CACHE_UNAVAILABLE in record.reasons:
-            self._get(catalogue.LOOKUPS_SKIPPED).inc()
+            self._get(requests.LOOKUPS_SKIPPED).inc()
         if Reason.TEXT_SIGNALS_MISSING in record.reasons:
-            self._get(catalogue.TEXT_SIGNALS_MISSING).inc()
+            self._get(model_routing.TEXT_SIGNALS_MISSING).inc()
         for step in record.cascade:
             verdict = "accepted" if step.accepted else "escalated"
-            self._get(catalogue.CASCADE_ANSWERS).labels(step.model, verdict).inc()
+            self._get(model_routing.CASCADE_ANSWERS).labels(step.model, verdict).inc()
 
     def _count_pool_tokens(self, record: DecisionRecord) -> None:
         decision = record.replica
@@ -122,70 +91,70 @@ class RouterMetrics:
         for source in EnergySource:
             if (pool, source) in self._charged_j and self._output_tokens[pool]:
                 each_j = self._charged_j[pool, source] / self._output_tokens[pool]
-                self._get(catalogue.ENERGY_PER_OUTPUT_TOKEN).labels(pool, source.value).set(each_j)
+                self._get(fleet.ENERGY_PER_OUTPUT_TOKEN).labels(pool, source.value).set(each_j)
 
     def turned_away(self, status: int, reason: Reason | None = None) -> None:
         """Count a request that got no engine, if that is what the reason or the status says."""
         why = reason or _TURNED_AWAY.get(status)
         if why is not None:
-            self._get(catalogue.REJECTED).labels(why.value).inc()
+            self._get(requests.REJECTED).labels(why.value).inc()
 
     def retry(self, reason: Reason) -> None:
         """Count a further attempt."""
-        self._get(catalogue.RETRIES).labels(reason.value).inc()
+        self._get(requests.RETRIES).labels(reason.value).inc()
 
     def replica_failed(self, pool: str) -> None:
         """Count an attempt that a replica failed."""
-        self._get(catalogue.REPLICA_FAILURES).labels(pool).inc()
+        self._get(requests.REPLICA_FAILURES).labels(pool).inc()
 
     def decision_dropped(self) -> None:
         """Count a record that was lost."""
-        self._get(catalogue.DECISIONS_DROPPED).inc()
+        self._get(requests.DECISIONS_DROPPED).inc()
 
     def model_chosen(self, model: str, goal: Goal) -> None:
         """Count a choice of a model."""
-        self._get(catalogue.MODEL_CHOICES).labels(model, goal.value).inc()
+        self._get(model_routing.MODEL_CHOICES).labels(model, goal.value).inc()
 
     def model_failed(self, model: str) -> None:
         """Count a request that goes on to another model."""
-        self._get(catalogue.MODEL_FALLBACKS).labels(model).inc()
+        self._get(model_routing.MODEL_FALLBACKS).labels(model).inc()
 
     def feedback(self, source: FeedbackSource, result: FeedbackResult) -> None:
         """Count a judgement."""
-        self._get(catalogue.FEEDBACK).labels(source.value, result.value).inc()
+        self._get(model_routing.FEEDBACK).labels(source.value, result.value).inc()
 
     def outcome_dropped(self) -> None:
         """Count an outcome that was lost."""
-        self._get(catalogue.OUTCOMES_DROPPED).inc()
+        self._get(model_routing.OUTCOMES_DROPPED).inc()
 
     def model_state(self, age_s: float) -> None:
         """Show how old what models are chosen from may be."""
-        self._get(catalogue.MODEL_STATE_AGE).set(max(0.0, age_s))
+        self._get(model_routing.MODEL_STATE_AGE).set(max(0.0, age_s))
 
     def fleet(self, reports: Iterable[ReplicaReport]) -> None:
         """Show the routing table."""
-        gauge = self._get(catalogue.REPLICAS)
+        gauge = self._get(requests.REPLICAS)
         gauge.clear()
         for (pool, phase), number in Count((r.pool, r.phase.value) for r in reports).items():
             gauge.labels(pool, phase).set(number)
 
     def charged(self, entry: EnergyEntry, tenant: str, source: EnergySource, energy_j: float) -> None:
         """Count energy that a request used."""
-        self._get(catalogue.ENERGY).labels(entry.pool, source.value).inc(energy_j)
-        self._get(catalogue.MODEL_ENERGY).labels(entry.model, source.value).inc(energy_j)
-        self._get(catalogue.TENANT_ENERGY).labels(tenant, source.value).inc(energy_j)
+        self._get(fleet.ENERGY).labels(entry.pool, source.value).inc(energy_j)
+        self._get(fleet.MODEL_ENERGY).labels(entry.model, source.value).inc(energy_j)
+        self._get(fleet.TENANT_ENERGY).labels(tenant, source.value).inc(energy_j)
         self._charged_j[entry.pool, source] += energy_j
 
     def unattributed(self, pool: str, source: EnergySource, energy_j: float) -> None:
         """Count energy that nobody used."""
-        self._get(catalogue.ENERGY).labels(pool, source.value).inc(energy_j)
-        self._get(catalogue.UNATTRIBUTED_ENERGY).labels(pool, source.value).inc(energy_j)
+        self._get(fleet.ENERGY).labels(pool, source.value).inc(energy_j)
+        self._get(fleet.UNATTRIBUTED_ENERGY).labels(pool, source.value).inc(energy_j)
 
     def plan(self, plan: PublishedPlan, now_wall_s: float) -> None:
         """Show the provisioner's last decision."""
         for target in plan.plan.pools:
-            self._get(catalogue.REPLICAS_WANTED).labels(target.pool).set(target.replicas)
-        power, errors = self._get(catalogue.POOL_POWER), self._get(catalogue.METER_ERRORS)
+            self._get(fleet.REPLICAS_WANTED).labels(target.pool).set(target.replicas)
+        power, errors = self._get(fleet.POOL_POWER), self._get(fleet.METER_ERRORS)
         power.clear()
         for pool in plan.pools:
             if pool.power_w is not None and pool.power_source is not None:
@@ -193,12 +162,12 @@ class RouterMetrics:
         errors.clear()
         for (meter, why), count in Count((meter, why) for meter, _, why in plan.meter_errors).items():
             errors.labels(meter, why).set(count)
-        self._get(catalogue.PLAN_POWER).set(plan.plan.power_w or 0.0)
-        self._get(catalogue.PLAN_DEGRADED).set(float(plan.plan.degraded))
-        self._get(catalogue.PLAN_AGE).set(max(0.0, now_wall_s - plan.decided_at_s))
+        self._get(fleet.PLAN_POWER).set(plan.plan.power_w or 0.0)
+        self._get(fleet.PLAN_DEGRADED).set(float(plan.plan.degraded))
+        self._get(fleet.PLAN_AGE).set(max(0.0, now_wall_s - plan.decided_at_s))
 
     def text(self, *, in_flight: int, queued: int) -> bytes:
         """The Prometheus text format."""
-        self._get(catalogue.REQUESTS_IN_FLIGHT).set(in_flight)
-        self._get(catalogue.REQUESTS_QUEUED).set(queued)
+        self._get(requests.REQUESTS_IN_FLIGHT).set(in_flight)
+        self._get(requests.REQUESTS_QUEUED).set(queued)
         return generate_latest(self._registry)

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cluster import metrics
+from cluster.metrics import semantic_cache as catalogue
 from deployments.semantic_cache.exact import EvictionReason, ExactTierStats
 from deployments.semantic_cache.near import NearMatches
 from deployments.semantic_cache.near_report import near_families
@@ -46,11 +47,11 @@ class _Snapshot(Collector):
 
     def collect(self) -> Iterator[Metric]:
         counts = self._counts
-        yield _counter(metrics.CACHE_LOOKUPS, counts.lookups)
-        yield _counter(metrics.CACHE_EVICTIONS, counts.exact.evictions)
-        yield _gauge(metrics.CACHE_ENTRIES, counts.exact.entries)
-        yield _gauge(metrics.CACHE_BYTES, counts.exact.bytes)
-        yield _gauge(metrics.CACHE_WAITERS, counts.waiters)
+        yield _counter(catalogue.CACHE_LOOKUPS, counts.lookups)
+        yield _counter(catalogue.CACHE_EVICTIONS, counts.exact.evictions)
+        yield _gauge(catalogue.CACHE_ENTRIES, counts.exact.entries)
+        yield _gauge(catalogue.CACHE_BYTES, counts.exact.bytes)
+        yield _gauge(catalogue.CACHE_WAITERS, counts.waiters)
         if self._near is not None:
             yield from near_families(self._near.tier, self._near.counts)
 

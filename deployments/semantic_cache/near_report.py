@@ -6,6 +6,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from cluster import metrics
+from cluster.metrics import semantic_cache as catalogue
 from cluster.policy.semantic_cache.evidence import NOTHING_IS_SERVED
 from cluster.policy.semantic_cache.tier import SemanticTier, Verdict
 from deployments.semantic_cache.near_counts import Histogram, NearCounts
@@ -39,33 +40,35 @@ def near_report(tier: SemanticTier, counts: NearCounts) -> dict[str, Any]:
 
 def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
     """The same as metrics."""
-    yield _counter(metrics.CACHE_SEMANTIC_LOOKUPS, counts.verdicts)
-    yield _counter(metrics.CACHE_GUARD_REFUSALS, {(guard,): count for guard, count in counts.guards.items()})
-    yield _counter(metrics.CACHE_JUDGEMENTS, counts.judgements)
-    removals = {(reason.value,): count for reason, count in tier.store.removals.items()}
-    yield _counter(metrics.CACHE_SEMANTIC_REMOVALS, removals)
-    yield _counter(metrics.CACHE_SAVED_TOKENS, {(): counts.saved_tokens})
-    yield _counter(metrics.CACHE_SAVED_SECONDS, {(): counts.saved_s})
-    yield _counter(metrics.CACHE_SAVED_ENERGY, {(): counts.saved_energy_j})
+    yield _counter(catalogue.CACHE_SEMANTIC_LOOKUPS, counts.verdicts)
     yield _counter(
-        metrics.CACHE_SEMANTIC_DROPPED,
+        catalogue.CACHE_GUARD_REFUSALS, {(guard,): count for guard, count in counts.guards.items()}
+    )
+    yield _counter(catalogue.CACHE_JUDGEMENTS, counts.judgements)
+    removals = {(reason.value,): count for reason, count in tier.store.removals.items()}
+    yield _counter(catalogue.CACHE_SEMANTIC_REMOVALS, removals)
+    yield _counter(catalogue.CACHE_SAVED_TOKENS, {(): counts.saved_tokens})
+    yield _counter(catalogue.CACHE_SAVED_SECONDS, {(): counts.saved_s})
+    yield _counter(catalogue.CACHE_SAVED_ENERGY, {(): counts.saved_energy_j})
+    yield _counter(
+        catalogue.CACHE_SEMANTIC_DROPPED,
         {("unread",): counts.unread, ("unjudged",): counts.unjudged, ("unwritten",): counts.unwritten},
     )
-    yield _histogram(metrics.CACHE_SIMILARITY, counts.similarity)
-    yield _histogram(metrics.CACHE_HIT_AGE, counts.age_s)
+    yield _histogram(catalogue.CACHE_SIMILARITY, counts.similarity)
+    yield _histogram(catalogue.CACHE_HIT_AGE, counts.age_s)
     silent = GaugeMetricFamily(
-        metrics.CACHE_SILENT_TENANTS.name, metrics.CACHE_SILENT_TENANTS.help, value=counts.silent_tenants
+        catalogue.CACHE_SILENT_TENANTS.name, catalogue.CACHE_SILENT_TENANTS.help, value=counts.silent_tenants
     )
     yield silent
     reports = near_report(tier, counts)["categories"]
     for metric, field in (
-        (metrics.CACHE_SEMANTIC_ENTRIES, "entries"),
-        (metrics.CACHE_THRESHOLD, "threshold"),
-        (metrics.CACHE_WRONG_RATE, "wrong_rate"),
-        (metrics.CACHE_WRONG_RATE_UPPER, "wrong_rate_upper"),
-        (metrics.CACHE_HIT_RATE, "hit_rate"),
-        (metrics.CACHE_BREAK_EVEN, "break_even_hit_rate"),
-        (metrics.CACHE_QUOTA_USE, "quota_use"),
+        (catalogue.CACHE_SEMANTIC_ENTRIES, "entries"),
+        (catalogue.CACHE_THRESHOLD, "threshold"),
+        (catalogue.CACHE_WRONG_RATE, "wrong_rate"),
+        (catalogue.CACHE_WRONG_RATE_UPPER, "wrong_rate_upper"),
+        (catalogue.CACHE_HIT_RATE, "hit_rate"),
+        (catalogue.CACHE_BREAK_EVEN, "break_even_hit_rate"),
+        (catalogue.CACHE_QUOTA_USE, "quota_use"),
     ):
         family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
         for category, report in reports.items():
