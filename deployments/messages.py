@@ -6,7 +6,9 @@ store (docs/adr/0003). Headers carry what the receiver needs before it reads a b
 
 import base64
 import json
+import struct
 from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -45,10 +47,41 @@ CACHE_MODEL = "x-tidemill-model"
 """Header of an answer to store: the model that gave it."""
 CACHE_KEY = "x-tidemill-key"
 """Header of an answer to store: the key of the look-up."""
+ADAPTER_CONTEXT = "x-tidemill-adapter-x"
+"""Header of a request to a replica: the vector that stands for it, from which adapters' utility is learnt
+(`vector_to_header`). Without it the request is only a demand for its adapter."""
+ADAPTER_OPEN = "x-tidemill-adapter-open"
+"""Header of a request to a replica whose adapter was chosen for it (`1`): another one would do, too."""
+ADAPTER_EXPLORED = "x-tidemill-adapter-explored"
+"""Header of a request to a replica whose adapter was chosen so that something is learnt (`1`)."""
+ADAPTER_SERVED = "x-tidemill-adapter"
+"""Header of a replica's answer: the adapter that gave it, by name; empty for the base model."""
+ADAPTER_TIER = "x-tidemill-adapter-tier"
+"""Header of a replica's answer: where the adapter lay when the request came (`AdapterTier`)."""
+ADAPTER_WAIT = "x-tidemill-adapter-wait-s"
+"""Header of a replica's answer: how long the request was parked until its adapter was in the engine."""
 REQUEST_ID = "x-request-id"
 """Sent to engines; vLLM makes it part of its request id."""
 
 _EMBEDDING_STEPS = 10_000
+
+
+def vector_to_header(x: Sequence[float]) -> str:
+    """A vector as a header value: base64 of little-endian 32-bit floats."""
+    return base64.b64encode(struct.pack(f"<{len(x)}f", *x)).decode()
+
+
+def vector_from_header(value: str) -> tuple[float, ...]:
+    """The inverse of `vector_to_header`.
+
+    Raises:
+        ValueError: it is no such value.
+    """
+    try:
+        raw = base64.b64decode(value, validate=True)
+        return struct.unpack(f"<{len(raw) // 4}f", raw)
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"not a vector: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from cluster.config.adapters import PoolAdaptersConfig
 from cluster.config.base import LabelKey, LabelSelector, Name, Section
 from cluster.config.performance import PerformanceOverrides
 from cluster.entities.pool import Role
@@ -99,6 +100,9 @@ class SimulatedEngine(Section):
     """Prompts longer than this are rejected, as vLLM does."""
 
 
+_LORA_ARGS = ("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_modules")
+"""vLLM's arguments that follow from `PoolConfig.adapters`."""
+
 Engine = Annotated[VllmEngine | SimulatedEngine, Field(discriminator="kind")]
 
 
@@ -131,6 +135,9 @@ class PoolConfig(Section):
     performance: PerformanceOverrides = PerformanceOverrides()
     """What is known of its replicas' speed and power, where the catalogue does not know better."""
 
+    adapters: PoolAdaptersConfig | None = None
+    """LoRA adapters that a replica holds; None: its engine serves the base model only."""
+
     max_concurrent_requests: int = Field(default=64, ge=1, le=100_000)
     """Requests that the router keeps in flight on one replica; more wait in the router."""
 
@@ -143,3 +150,11 @@ class PoolConfig(Section):
     health_timeout_s: float = Field(default=60.0, gt=0)
     """A health check that takes longer counts as failed. Generous, because a busy CPU engine is slow, and a
     dead one is noticed at once by other means."""
+
+    @model_validator(mode="after")
+    def _adapters_in_one_place(self) -> "PoolConfig":
+        if isinstance(self.engine, VllmEngine) and self.adapters is not None:
+            for name in _LORA_ARGS:
+                if name in self.engine.args:
+                    raise ValueError(f"engine.args.{name}: follows from adapters; remove it")
+        return self

@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from cluster.config.adapters import AdaptersConfig, PoolAdaptersConfig
 from cluster.config.base import Name, Section
 from cluster.config.decision_log import DecisionLogConfig
 from cluster.config.gateway import GatewayConfig
@@ -28,6 +29,7 @@ class TidemillConfig(Section):
     gateway: GatewayConfig = GatewayConfig()
     routing: RoutingConfig = RoutingConfig()
     semantic_cache: SemanticCacheConfig = SemanticCacheConfig()
+    adapters: AdaptersConfig = AdaptersConfig()
     provisioning: ProvisioningConfig = ProvisioningConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     decision_log: DecisionLogConfig = DecisionLogConfig()
@@ -44,6 +46,7 @@ class TidemillConfig(Section):
             if not any(role.answers for role in roles):
                 raise ValueError(f"models.{model}: no decode or combined pool serves it; add one to pools")
         self._check_names()
+        self._check_adapters()
         for field, model in self.routing.models.models_named:
             if model not in self.models:
                 known = ", ".join(sorted(self.models))
@@ -74,6 +77,47 @@ class TidemillConfig(Section):
                 )
         if self.semantic_cache.enabled and self.semantic_cache.encoder.model in auto.goals:
             raise ValueError("semantic_cache.encoder.model: the name is one of routing.auto; choose another")
+
+    def _check_adapters(self) -> None:
+        """Every adapter has a base model and pools that can hold it."""
+        for name, adapter in self.adapters.catalogue.items():
+            path = f"adapters.catalogue.{name}"
+            if name in self.routing.auto.goals:
+                raise ValueError(f"{path}: the name is one of routing.auto; choose another")
+            if adapter.base_model not in self.models:
+                known = ", ".join(sorted(self.models))
+                raise ValueError(f"{path}.base_model: no model {adapter.base_model!r}; models has: {known}")
+            holders = self.adapter_pools(adapter.base_model)
+            if not holders:
+                raise ValueError(
+                    f"{path}.base_model: no pool of {adapter.base_model} holds adapters; "
+                    "set pools.NAME.adapters"
+                )
+            for pool, holder in holders.items():
+                if adapter.rank_max is not None and adapter.rank_max > holder.rank_max:
+                    raise ValueError(
+                        f"{path}.rank_max: {adapter.rank_max} is above pools.{pool}.adapters.rank_max "
+                        f"({holder.rank_max})"
+                    )
+        self._check_pins()
+
+    def _check_pins(self) -> None:
+        for model in self.models:
+            pinned = sum(a.pinned for a in self.adapters.catalogue.values() if a.base_model == model)
+            for pool, holder in self.adapter_pools(model).items():
+                if pinned > holder.pins_max:
+                    raise ValueError(
+                        f"pools.{pool}.adapters.slots: {pinned} adapters of {model} are pinned, and "
+                        f"{holder.slots} slots less a reserve of {holder.reserve_slots} are too few"
+                    )
+
+    def adapter_pools(self, model: str) -> dict[str, PoolAdaptersConfig]:
+        """What the pools of a model that hold adapters may hold, by name."""
+        return {
+            name: pool.adapters
+            for name, pool in self.pools.items()
+            if pool.model == model and pool.adapters is not None
+        }
 
     @property
     def routes_models(self) -> bool:

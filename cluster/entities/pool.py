@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType, Protocol
 
+from cluster.entities.adapters import AdapterResidency
+
 PoolName = NewType("PoolName", str)
 ReplicaId = NewType("ReplicaId", str)
 
@@ -71,6 +73,8 @@ class ReplicaReport:
     gpus: tuple[str, ...] = ()
     """Indices or UUIDs of the GPUs that Ray gave it."""
     counters: EngineCounters = EngineCounters()
+    adapters: tuple[AdapterResidency, ...] = ()
+    """Every LoRA adapter it knows, and where it has it; empty for a replica without slots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
