@@ -64,12 +64,18 @@ def pool_application(config: TidemillConfig, pool_name: str, weights: str) -> se
     return deployment.bind(config, pool_name, weights)
 
 
+def _light_actor(cpus: float, node_labels: Mapping[str, str]) -> dict[str, object]:
+    """Actor options of replicas that compute little, and need no particular node unless labels say so."""
+    options: dict[str, object] = {"num_cpus": cpus}
+    return {**options, "label_selector": dict(node_labels)} if node_labels else options
+
+
 def gateway_application(config: TidemillConfig, settings: RouterSettings) -> serve.Application:
     """The router, and the semantic cache it asks first."""
     gateway = config.gateway
     router = cast("serve.Deployment", Router).options(
         num_replicas=gateway.router_replicas,
-        ray_actor_options={"num_cpus": gateway.router_cpus},
+        ray_actor_options=_light_actor(gateway.router_cpus, gateway.node_labels),
         # The router bounds itself and answers 429 in OpenAI's shape; Serve's own bound lies behind that.
         max_ongoing_requests=gateway.max_concurrent_requests + gateway.max_queued_requests + 64,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
@@ -83,7 +89,7 @@ def cache_application(config: TidemillConfig, state_dir: str) -> serve.Applicati
     deployment = cast("serve.Deployment", SemanticCache)
     return deployment.options(
         num_replicas=config.semantic_cache.replicas,
-        ray_actor_options={"num_cpus": config.semantic_cache.cpus},
+        ray_actor_options=_light_actor(config.semantic_cache.cpus, config.semantic_cache.node_labels),
         graceful_shutdown_wait_loop_s=0.2,
     ).bind(config, state_dir)
 

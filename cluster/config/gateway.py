@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cluster.config.base import Section
+from cluster.config.base import LabelKey, LabelSelector, Section
 
 
 class GatewayConfig(Section):
@@ -19,6 +19,9 @@ class GatewayConfig(Section):
 
     router_cpus: float = Field(default=0.1, ge=0)
     """Cores that Ray sets aside for one router replica."""
+
+    node_labels: dict[LabelKey, LabelSelector] = Field(default_factory=dict)
+    """Labels that a router's node must have; on Kubernetes `tidemill render` sets them."""
 
     max_concurrent_requests: int = Field(default=256, ge=1, le=100_000)
     """Requests that one router replica works on at a time."""

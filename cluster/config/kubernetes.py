@@ -39,7 +39,7 @@ class SecretsConfig(Section):
     admin_key: SecretRef = SecretRef(name="tidemill-admin-key", key="key")
     """What `/admin/*` asks for."""
 
-    ray_token: ObjectName = "tidemill-ray-token"
+    ray_token: ObjectName = "tidemill-ray-token"  # noqa: S105 - a name, no secret
     """Secret whose value `auth_token` Ray's processes show each other, and the dashboard asks for."""
 
     hugging_face_token: SecretRef | None = None
@@ -131,7 +131,8 @@ class StorageConfig(Section):
 
 class RedisConfig(Section):
     """Redis behind Ray's control store, so that the head may be lost. Only for this; the cache has its own
-    setting."""
+    setting.
+    """
 
     address: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+:[0-9]+$")] | None = None
     """`host:port` of one that exists; None makes one in the namespace."""

@@ -6,6 +6,7 @@ from cluster.config.adapters import AdaptersConfig, PoolAdaptersConfig
 from cluster.config.base import Name, Section
 from cluster.config.decision_log import DecisionLogConfig
 from cluster.config.gateway import GatewayConfig
+from cluster.config.kubernetes import KubernetesConfig
 from cluster.config.local_cluster import LocalClusterConfig
 from cluster.config.models import ModelConfig
 from cluster.config.pools import PoolConfig
@@ -34,6 +35,7 @@ class TidemillConfig(Section):
     telemetry: TelemetryConfig = TelemetryConfig()
     decision_log: DecisionLogConfig = DecisionLogConfig()
     local_cluster: LocalClusterConfig = LocalClusterConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> "TidemillConfig":

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster.config.base import Section
+from cluster.config.base import LabelKey, LabelSelector, Section
 
 
 class ExactTierConfig(Section):
@@ -206,6 +206,9 @@ class SemanticCacheConfig(Section):
 
     cpus: float = Field(default=0.1, ge=0)
     """Cores that Ray sets aside for the replica."""
+
+    node_labels: dict[LabelKey, LabelSelector] = Field(default_factory=dict)
+    """Labels that a replica's node must have; on Kubernetes `tidemill render` sets them."""
 
     replicas: int = Field(default=1, ge=1, le=64)
     """Replicas. What may share an answer always goes to the same one; embeddings to any."""
