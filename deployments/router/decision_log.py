@@ -1,4 +1,4 @@
-"""Writes the decision log: bounded in memory, on disk, and in what may wait to be written."""
+"""The decision log: the latest records in memory, all of them in files."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,9 @@ import orjson
 
 from cluster.config.decision_log import DecisionLogConfig
 from cluster.entities.decision import DecisionRecord
+from deployments.router.json_lines import JsonLines
 
 logger = logging.getLogger("tidemill.router.decisions")
-
-_FLUSH_PERIOD_S = 0.25
-_ROUTERS_REMEMBERED = 4
-"""Times `files_max`: how many files of other routers a starting one leaves in the folder."""
 
 
 class DecisionLog:
@@ -36,26 +33,28 @@ class DecisionLog:
         """
         self._config = config
         self._folder = folder if config.enabled else None
-        self._name = name
-        self._on_drop = on_drop
         self._latest: OrderedDict[str, bytes] = OrderedDict()
-        self._waiting: list[bytes] = []
-        self._task: asyncio.Task[None] | None = None
-        self._may_be_torn = True
+        self._lines: JsonLines | None = None
+        if self._folder is not None:
+            self._lines = JsonLines(
+                self._folder,
+                name=name,
+                file_bytes_max=config.file_bytes_max,
+                files_max=config.files_max,
+                queue_max=config.queue_max,
+                on_drop=on_drop,
+                logger=logger,
+            )
 
     def start(self) -> None:
         """Begin writing in the background."""
-        if self._folder is not None:
-            self._prune(self._folder)
-            self._task = asyncio.create_task(self._write_for_ever())
+        if self._lines is not None:
+            self._lines.start()
 
     async def close(self) -> None:
         """Write what waits and stop."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            await self._flush()
+        if self._lines is not None:
+            await self._lines.close()
 
     def add(self, record: DecisionRecord) -> None:
         """Take a record. Never waits."""
@@ -68,12 +67,8 @@ class DecisionLog:
         self._latest[record.decision_id] = line
         if len(self._latest) > self._config.memory_records_max:
             self._latest.popitem(last=False)
-        if self._folder is None:
-            return
-        if len(self._waiting) >= self._config.queue_max:
-            self._on_drop()
-            return
-        self._waiting.append(line)
+        if self._lines is not None:
+            self._lines.add(line)
 
     async def find(self, decision_id: str) -> bytes | None:
         """A record's JSON, from memory or from any router's files in the folder; None if it is gone."""
@@ -81,62 +76,6 @@ class DecisionLog:
         if found is None and self._folder is not None:
             return await asyncio.to_thread(_search, self._folder, decision_id)
         return found
-
-    def _prune(self, folder: Path) -> None:
-        """Delete the oldest files of routers that are gone: each start brings a new name."""
-        with contextlib.suppress(OSError):
-            others = [path for path in folder.glob("*.jsonl") if not path.name.startswith(f"{self._name}.")]
-            others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-            for path in others[_ROUTERS_REMEMBERED * self._config.files_max :]:
-                path.unlink(missing_ok=True)
-
-    async def _write_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_PERIOD_S)
-            await self._flush()
-
-    async def _flush(self) -> None:
-        if not self._waiting or self._folder is None:
-            return
-        lines, self._waiting = self._waiting, []
-        try:
-            await asyncio.to_thread(self._write, self._folder, lines)
-        except OSError as error:
-            # A full disk costs the log, never a request.
-            logger.error("decision log not written: %s", error)  # noqa: TRY400 - the trace says no more
-            for _ in lines:
-                self._on_drop()
-
-    def _write(self, folder: Path, lines: list[bytes]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        current = folder / f"{self._name}.jsonl"
-        if self._may_be_torn:
-            _cut_torn_line(current)
-        self._may_be_torn = True
-        with current.open("ab") as file:
-            file.write(b"\n".join(lines) + b"\n")
-            full = file.tell() >= self._config.file_bytes_max
-        self._may_be_torn = False
-        if full:
-            self._rotate(folder, current)
-
-    def _rotate(self, folder: Path, current: Path) -> None:
-        """`name.jsonl` is being written; `name.1.jsonl` is the newest closed file."""
-        for number in range(self._config.files_max - 1, 0, -1):
-            source = current if number == 1 else folder / f"{self._name}.{number - 1}.jsonl"
-            if source.exists():
-                source.replace(folder / f"{self._name}.{number}.jsonl")
-        if self._config.files_max == 1:
-            current.unlink()
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Remove what a full disk or a killed process left of a last line."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _search(folder: Path, decision_id: str) -> bytes | None:

@@ -57,7 +57,7 @@ async def test_a_mixed_run_is_recorded_whole_and_decides_the_same_again(start_cl
     answers = await asyncio.gather(*(ask(path, body) for path, body in requests(given.long_prompt)))
     await cluster.assert_idle()
     assert Counter(answer.status for answer in answers).keys() == {200, 400}, f"seed {SEED}"
-    await cluster.core.decisions._flush()
+    await cluster.core.decisions._lines._flush()
 
     records = read_all(tmp_path / "decisions")
     assert set(records) == {answer.headers["x-tidemill-decision-id"] for answer in answers}
@@ -86,7 +86,7 @@ async def test_records_never_hold_the_prompt_the_answer_or_the_key(cluster, tmp_
     headers = {"authorization": "Bearer sk-very-secret"}
     answer = await cluster.chat("my dearest secret", headers=headers)
     text = str(await cluster.decision(answer))
-    await cluster.core.decisions._flush()
+    await cluster.core.decisions._lines._flush()
     text += (tmp_path / "decisions" / "r.jsonl").read_text()
     assert "dearest" not in text
     assert "very-secret" not in text
@@ -97,6 +97,6 @@ async def test_a_log_that_cannot_be_written_costs_no_request(cluster, tmp_path):
     (tmp_path / "decisions").write_text("in the way")
     answers = [await cluster.chat() for _ in range(3)]
     assert {answer.status for answer in answers} == {200}
-    await cluster.core.decisions._flush()
+    await cluster.core.decisions._lines._flush()
     assert await cluster.metric("tidemill_decisions_dropped_total") == 3
     assert (await cluster.decision(answers[0]))["status"] == 200

@@ -122,7 +122,7 @@ async def test_rotation_bounds_files_and_bytes(make_log, tmp_path, dropped):
     for first in range(0, 400, batch):
         for number in range(first, first + batch):
             log.add(record(f"d-{number}"))
-        await log._flush()
+        await log._lines._flush()
         files = sorted(path.name for path in tmp_path.iterdir())
         assert len(files) <= 3
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * (FILE_BYTES_MAX + batch * size)
@@ -144,7 +144,7 @@ async def test_one_file_is_a_bound_as_well(make_log, tmp_path):
     log.start()
     for number in range(100):
         log.add(record(f"d-{number}"))
-        await log._flush()
+        await log._lines._flush()
     await log.close()
     assert {path.name for path in tmp_path.iterdir()} <= {"r.jsonl"}
 
@@ -192,7 +192,7 @@ async def test_what_memory_has_forgotten_is_found_in_the_files(make_log):
     log.start()
     for number in range(60):
         log.add(record(f"d-{number}"))
-        await log._flush()
+        await log._lines._flush()
     assert json.loads(await log.find("d-30"))["decision_id"] == "d-30"
     assert await log.find("d-3") is None or json.loads(await log.find("d-3"))["decision_id"] == "d-3"
     assert await log.find("d-") is None
@@ -214,7 +214,7 @@ async def test_a_folder_that_cannot_be_made_costs_no_request_and_is_tried_again(
     log.start()
     log.add(record("d-1"))
     log.add(record("d-2"))
-    await log._flush()
+    await log._lines._flush()
     assert len(dropped) == 2
     assert await log.find("d-1") is not None
     (tmp_path / "file").unlink()
@@ -229,10 +229,10 @@ async def test_a_full_disk_costs_records_and_no_request(make_log, monkeypatch, d
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(log, "_write", full)
+    monkeypatch.setattr(log._lines, "_write", full)
     log.start()
     log.add(record("d-1"))
-    await log._flush()
+    await log._lines._flush()
     assert len(dropped) == 1
     monkeypatch.undo()
     log.add(record("d-2"))
@@ -258,16 +258,16 @@ async def test_a_torn_line_does_not_spoil_what_follows(make_log, tmp_path):
 
 
 async def test_files_are_written_in_the_background(make_log, tmp_path, monkeypatch):
-    monkeypatch.setattr("deployments.router.decision_log._FLUSH_PERIOD_S", 0.0)
+    monkeypatch.setattr("deployments.router.json_lines._FLUSH_PERIOD_S", 0.0)
     log = make_log()
     written = []
-    write = log._write
+    write = log._lines._write
 
     def note(*given):
         write(*given)
         written.append(1)
 
-    monkeypatch.setattr(log, "_write", note)
+    monkeypatch.setattr(log._lines, "_write", note)
     log.start()
     log.add(record())
     while not written:
