@@ -37,7 +37,8 @@ class RequestSignals:
     prompt_tokens: int
     """Estimated prompt length in tokens (the engine's usage gives the true count afterwards)."""
     block_hashes: tuple[int, ...] = ()
-    """Chained hashes of the prompt's leading blocks, salted by model: equal prefix, equal hashes."""
+    """Chained hashes of the prompt's leading blocks, salted by model and `cache_salt`: equal prefix,
+    equal hashes."""
     block_tokens: int = 0
     """Estimated tokens in one hashed block."""
     max_output_tokens: int | None = None

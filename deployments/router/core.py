@@ -168,7 +168,7 @@ class RouterCore:
             prompt_tokens=tokens,
             block_hashes=block_hashes(
                 request.prompt,
-                salt=request.model.encode(),
+                salt=f"{request.model}\0{request.cache_salt}".encode(),
                 block_bytes=routing.prefix_block_bytes,
                 blocks_max=routing.prefix_blocks_per_prompt_max,
             ),

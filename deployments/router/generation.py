@@ -52,6 +52,8 @@ class Generation:
     ) -> None:
         """Take a parsed request; `run` answers it."""
         self._core = core
+        if core.config.routing.replicas.prefix_isolation == "tenant":
+            request = request.apart_from_other_tenants(tenant)
         self._request = request
         self._responder = responder
         self._client_headers = headers

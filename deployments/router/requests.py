@@ -40,6 +40,22 @@ class ParsedRequest:
         """The request with the model that was chosen for it."""
         return replace(self, model=model, body={**self.body, "model": model}, goal=None)
 
+    def apart_from_other_tenants(self, tenant: str) -> "ParsedRequest":
+        """The request with a salt by which engines keep its prefix cache from other tenants.
+
+        Without it, how fast a prompt is computed tells whether another tenant has sent the same one.
+        """
+        if not isinstance(self.body.get("cache_salt", ""), str):
+            return self  # the engine says what is wrong with it
+        salt = hashlib.sha256(orjson.dumps([tenant, self.cache_salt])).hexdigest()[:32]
+        return replace(self, body={**self.body, "cache_salt": salt})
+
+    @property
+    def cache_salt(self) -> str:
+        """What keeps equal prompts apart in the engines' prefix caches; empty where they are shared."""
+        salt = self.body.get("cache_salt")
+        return salt if isinstance(salt, str) else ""
+
     @property
     def wants_usage(self) -> bool:
         """Whether the client asked for usage at the end of its stream."""

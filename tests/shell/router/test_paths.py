@@ -99,3 +99,21 @@ async def test_requests_spread_over_equal_replicas(cluster):
 async def test_the_engine_is_told_the_decision_id(cluster):
     answer = await cluster.chat()
     assert answer.json["id"] == f"chatcmpl-{answer.headers['x-tidemill-decision-id']}"
+
+
+@pytest.mark.parametrize(("isolation", "shared"), [("none", True), ("tenant", False)])
+async def test_tenants_share_prefixes_only_where_that_is_configured(start_cluster, given, isolation, shared):
+    cluster = await start_cluster({"routing": {"replicas": {"prefix_isolation": isolation}}})
+    cluster.remove("prefill-0", "decode-1")
+
+    async def believed_cached(key):
+        answer = await cluster.chat(
+            given.long_prompt, temperature=1, headers={"authorization": f"Bearer {key}"}
+        )
+        record = await cluster.decision(answer)
+        (candidate,) = record["replica"]["candidates"]
+        return candidate["cached_tokens"]
+
+    assert await believed_cached("mill") == 0
+    assert await believed_cached("mill") > 64
+    assert (await believed_cached("weir") > 64) is shared

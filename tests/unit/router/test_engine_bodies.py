@@ -107,6 +107,26 @@ def test_usage_is_not_asked_for_where_it_comes_anyway(parsed, surface, stream):
     assert "stream_options" not in orjson.loads(answer_body(request, None))
 
 
+@pytest.mark.parametrize("surface", list(BODIES))
+def test_a_tenants_prefix_cache_is_salted_by_tenant_and_by_what_the_client_says(parsed, surface):
+    plain, salted = parsed(surface, BODIES[surface]), parsed(surface, {**BODIES[surface], "cache_salt": "s"})
+    sent = {
+        request.apart_from_other_tenants(tenant).cache_salt
+        for request in (plain, salted)
+        for tenant in ("mill", "weir")
+    }
+    assert len(sent) == 4
+    assert all(len(salt) == 32 for salt in sent)
+    assert plain.apart_from_other_tenants("mill").cache_salt in sent
+    assert orjson.loads(answer_body(plain.apart_from_other_tenants("mill"), None))["cache_salt"] in sent
+    assert prefill_body(plain.apart_from_other_tenants("mill"))["cache_salt"] in sent
+
+
+def test_a_salt_that_engines_refuse_is_left_for_them_to_refuse(parsed):
+    request = parsed(CHAT, {**BODIES[CHAT], "cache_salt": 7})
+    assert request.apart_from_other_tenants("mill").body["cache_salt"] == 7
+
+
 def test_the_tenant_follows_the_key_and_does_not_show_it():
     key = "sk-secret"
     tenant = tenant_of({"authorization": f"Bearer {key}"})
