@@ -30,12 +30,6 @@ DELTA_PATH = "/tidemill/adapters/delta"
 MERGED_PATH = "/tidemill/adapters/merged"
 """PUT: `{"contributions": [...]}` of other nodes (and of this one's, if it lost them)."""
 
-ADAPTER_CONTEXT = "x-tidemill-adapter-context"
-"""Request header from a router: a `RequestContext`. Without it the request named its adapter."""
-ADAPTER_SERVED = "x-tidemill-adapter"
-"""Response header of a replica with adapters: the name of the adapter that answers; empty for the base
-model. It is not always the one asked for: see `pools.*.adapters.degrade`."""
-
 _WIRE = np.dtype("<f8")
 _SMALL = np.dtype("<f4")
 
@@ -52,36 +46,6 @@ def unpack(text: str, *shape: int, dtype: np.dtype[Any] = _WIRE) -> Numbers:
         ValueError: it is no such text, or holds another number of numbers.
     """
     return np.frombuffer(base64.b64decode(text, validate=True), dtype=dtype).astype(np.float64).reshape(shape)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestContext:
-    """What a node's pager should know of a request beside its body."""
-
-    x: tuple[float, ...] = ()
-    """The vector that stands for it; empty if nothing was read of its words."""
-    named: bool = True
-    """The caller asked for this adapter and no other."""
-    forced: bool = False
-    """It got this adapter so that something is learnt."""
-
-    def to_header(self) -> str:
-        """The value to send."""
-        flags = ("n" if self.named else "") + ("f" if self.forced else "")
-        return f"{flags};{pack(np.array(self.x), _SMALL)}"
-
-    @classmethod
-    def from_header(cls, value: str) -> "RequestContext":
-        """The inverse of `to_header`, x at single precision.
-
-        Raises:
-            ValueError: it is no such value.
-        """
-        flags, separator, packed = value.partition(";")
-        if not separator:
-            raise ValueError("no `;` in the header")
-        x = tuple(unpack(packed, -1, dtype=_SMALL).tolist())
-        return cls(x=x, named="n" in flags, forced="f" in flags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
