@@ -148,7 +148,7 @@ class EngineAnswer:
             return None
         finally:
             grant.dispatch.release()
-            self._core.queue.leave()
+            self._core.queue.leave(self.signals.model, self.signals.tenant)
             self.attempts.append(
                 Attempt(
                     replica_id=report.replica_id,

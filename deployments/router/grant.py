@@ -72,6 +72,8 @@ class Grants:
         return await self._core.queue.until(
             attempt,
             key=signals.model,
+            tenant=signals.tenant,
+            cost_tokens=signals.prompt_tokens + (signals.max_output_tokens or 0),
             discard=lambda grant: grant.dispatch.release(),
             timeout_s=self._core.config.gateway.queue_timeout_s,
             why=why,

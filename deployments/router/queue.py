@@ -5,51 +5,62 @@ cache, holds no place. So models whose replicas are gone do not take places from
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cluster.config.gateway import GatewayConfig
+from cluster.config.tenants import FairnessConfig
 from cluster.policy.admission import Verdict, admit
+from cluster.policy.tenancy.fair_order import Flow
 from deployments.router.errors import ApiError, overloaded
+from deployments.router.waiting_line import Waiter, WaitingLines
 
 T = TypeVar("T")
 
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    key: str
-    attempt: Callable[[], Any]
-    granted: asyncio.Future[Any]
+_EVERYBODY = Flow()
 
 
 class AdmissionQueue:
-    """First come, first served within a model; bounded in number and time."""
+    """First come, first served within a tenant, fair between tenants; bounded in number and time."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        fairness: FairnessConfig | None = None,
+        *,
+        flow_of: Callable[[str], Flow] = lambda _: _EVERYBODY,
+        places_of: Callable[[str], int] = lambda _: 0,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            config: bounds.
+            fairness: how tenants share.
+            flow_of: a tenant's class and weight; without it all are one.
+            places_of: how many requests the replicas of a key take at a time; 0 where it does not matter.
+        """
         self._config = config
-        self._waiting: dict[int, _Waiter] = {}
+        self._lines = WaitingLines(fairness or FairnessConfig(), flow_of=flow_of, places_of=places_of)
         self.in_flight = 0
         """Requests that hold a place."""
 
     @property
     def queued(self) -> int:
         """Requests that wait now."""
-        return len(self._waiting)
+        return self._lines.waiting
 
     def queued_by_key(self) -> dict[str, int]:
         """Requests that wait now, by what they want."""
-        return dict(Counter(waiter.key for waiter in self._waiting.values()))
+        return self._lines.by_key()
 
-    def check(self) -> None:
+    def check(self, tenant: str = "") -> None:
         """Refuse a request that could only be queued where there is no room.
 
         Raises:
             ApiError: 429.
         """
         admission = admit(in_flight=self.in_flight, queued=self.queued, config=self._config)
-        if admission.verdict is Verdict.REJECT:
+        if admission.verdict is Verdict.REJECT and self._lines.gives_way(tenant) is None:
             raise overloaded(
                 f"{self.in_flight} requests are being answered and {self.queued} wait; try again shortly.",
                 status=429,
@@ -64,8 +75,10 @@ class AdmissionQueue:
         discard: Callable[[T], None],
         timeout_s: float,
         why: Callable[[], str],
+        tenant: str = "",
+        cost_tokens: float = 1.0,
     ) -> T:
-        """Wait until the attempt gives a result; those of the same key who came earlier go first.
+        """Wait until the attempt gives a result; those of the same key and tenant who came earlier go first.
 
         Args:
             attempt: takes what is wanted, if it is there; None means not now. With the result goes a place,
@@ -74,18 +87,26 @@ class AdmissionQueue:
             discard: gives back what was taken for a request that has gone meanwhile.
             timeout_s: how long to wait at most.
             why: says, when the time is up, what was missing.
+            tenant: whose request it is.
+            cost_tokens: what it counts for in the tenant's share.
 
         Raises:
             ApiError: 429 if the queue is full, 503 when the time is up.
         """
-        if not any(waiter.key == key for waiter in self._waiting.values()):
-            result = self._try(attempt)
+        waiter = Waiter(
+            key=key,
+            flow=self._lines.flow_of(tenant),
+            cost_tokens=cost_tokens,
+            attempt=attempt,
+            granted=asyncio.get_running_loop().create_future(),
+            waits_since_s=asyncio.get_running_loop().time(),
+        )
+        if not self._lines.has(key, waiter.flow.tenant):
+            result = self._try(waiter)
             if result is not None:
-                return result
-        if len(self._waiting) >= self._config.max_queued_requests:
-            raise overloaded("The queue is full; try again shortly.", status=429, retry_after_s=1)
-        waiter = _Waiter(key, attempt, asyncio.get_running_loop().create_future())
-        self._waiting[id(waiter)] = waiter
+                return result  # type: ignore[no-any-return]
+        self._make_room(waiter)
+        self._lines.add(waiter)
         try:
             async with asyncio.timeout(timeout_s):
                 granted: T = await waiter.granted
@@ -97,40 +118,65 @@ class AdmissionQueue:
         except asyncio.CancelledError:
             if _has_result(waiter.granted):
                 discard(waiter.granted.result())
-                self.leave()
+                self.leave(key, tenant)
             raise
         finally:
-            self._waiting.pop(id(waiter), None)
+            self._lines.remove(waiter)
 
-    def leave(self) -> None:
+    def leave(self, key: str, tenant: str = "") -> None:
         """Give a place back."""
         self.in_flight -= 1
+        self._lines.left(key, tenant)
         self.wake()
 
-    def _try(self, attempt: Callable[[], T | None]) -> T | None:
-        if self.in_flight >= self._config.max_concurrent_requests:
+    def _make_room(self, waiter: Waiter) -> None:
+        """Where the queue is full, the newest of the longest line gives way, which may be this one."""
+        if self._lines.waiting < self._config.max_queued_requests:
+            return
+        full = overloaded("The queue is full; try again shortly.", status=429, retry_after_s=1)
+        victim = self._lines.gives_way(waiter.flow.tenant)
+        if victim is None:
+            raise full
+        self._lines.remove(victim)
+        victim.granted.set_exception(full)
+
+    def _try(self, waiter: Waiter) -> Any:
+        if self.in_flight >= self._config.max_concurrent_requests or not self._lines.may_take(waiter):
             return None
-        result = attempt()
-        self.in_flight += result is not None
+        result = waiter.attempt()
+        if result is not None:
+            self.in_flight += 1
+            self._lines.entered(waiter)
         return result
 
     def wake(self) -> None:
         """Something has become free or changed: serve those in line, until nothing more is to be had."""
-        nothing_for: set[str] = set()
-        for waiter in list(self._waiting.values()):
-            if waiter.key in nothing_for or waiter.granted.done():
+        for key in self._lines.keys_waiting():
+            self._serve(key)
+
+    def _serve(self, key: str) -> None:
+        now_s = asyncio.get_running_loop().time() if self._lines.several(key) else 0.0
+        refused: set[str] = set()
+        while True:
+            waiter = self._lines.next(key, refused, now_s=now_s)
+            if waiter is None:
+                return
+            if waiter.granted.done():
+                self._lines.remove(waiter)
                 continue
             try:
-                result = self._try(waiter.attempt)
+                result = self._try(waiter)
             except ApiError as error:  # refused after all
-                del self._waiting[id(waiter)]
+                self._lines.remove(waiter)
                 waiter.granted.set_exception(error)
                 continue
-            if result is None:
-                nothing_for.add(waiter.key)
-            else:
-                del self._waiting[id(waiter)]
+            if result is not None:
+                self._lines.remove(waiter)
                 waiter.granted.set_result(result)
+            elif self._lines.may_take(waiter):
+                return  # nothing is to be had for anybody
+            else:
+                refused.add(waiter.flow.tenant)
 
 
 def _has_result(granted: asyncio.Future[Any]) -> bool:

@@ -202,7 +202,7 @@ async def test_at_the_bound_on_concurrent_requests_one_waits_although_a_seat_is_
     waiting.wake()
     await settle()
     assert (seats.given, waiting.in_flight, waiting.queued) == (["one", "two"], 2, 1)
-    waiting.leave()
+    waiting.leave("a")
     assert await third == "third"
     assert (waiting.in_flight, waiting.queued) == (2, 0)
 
@@ -214,7 +214,7 @@ async def test_places_come_back_from_those_who_leave_or_are_given_up():
     late = ask(waiting, seats, "late", timeout_s=3.0)
     await settle()
     seats.free["a"] = 1
-    waiting.leave()
+    waiting.leave("a")
     leaving.cancel()
     await settle()
     assert seats.back == ["leaving"]

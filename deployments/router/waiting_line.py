@@ -1,0 +1,130 @@
+"""Who waits in the admission queue and who holds places, by model and tenant."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.config.tenants import FairnessConfig
+from cluster.policy.tenancy.fair_order import FairOrder, Flow, Head, may_take, to_drop
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Waiter:
+    """One request that wants a place."""
+
+    key: str
+    """What it wants: the model."""
+    flow: Flow
+    cost_tokens: float
+    attempt: Callable[[], Any]
+    granted: asyncio.Future[Any]
+    waits_since_s: float
+
+
+class WaitingLines:
+    """One line for every model and tenant."""
+
+    def __init__(
+        self, fairness: FairnessConfig, *, flow_of: Callable[[str], Flow], places_of: Callable[[str], int]
+    ) -> None:
+        """Start empty; see `AdmissionQueue`."""
+        self._fairness = fairness
+        self.flow_of = flow_of
+        self._places_of = places_of
+        self._lines: dict[str, dict[str, dict[int, Waiter]]] = {}
+        self._orders: dict[str, FairOrder] = {}
+        self._held: Counter[tuple[str, str]] = Counter()
+        self._held_by_all: Counter[str] = Counter()
+        self._by_tenant: Counter[str] = Counter()
+        self.waiting = 0
+
+    def by_key(self) -> dict[str, int]:
+        """Waiting requests by model."""
+        return {key: sum(map(len, lines.values())) for key, lines in self._lines.items()}
+
+    def keys_waiting(self) -> list[str]:
+        """Models that somebody waits for."""
+        return list(self._lines)
+
+    def has(self, key: str, tenant: str) -> bool:
+        """Whether somebody of the tenant waits for the model."""
+        return tenant in self._lines.get(key, ())
+
+    def several(self, key: str) -> bool:
+        """Whether requests of several tenants wait for the model."""
+        return len(self._lines.get(key, ())) > 1
+
+    def add(self, waiter: Waiter) -> None:
+        """Put a request at the end of its line."""
+        line = self._lines.setdefault(waiter.key, {}).setdefault(waiter.flow.tenant, {})
+        line[id(waiter)] = waiter
+        self.waiting += 1
+        self._by_tenant[waiter.flow.tenant] += 1
+
+    def remove(self, waiter: Waiter) -> None:
+        """Take a request out of its line, if it is there."""
+        key, tenant = waiter.key, waiter.flow.tenant
+        line = self._lines.get(key, {}).get(tenant, {})
+        if line.pop(id(waiter), None) is None:
+            return
+        self.waiting -= 1
+        self._by_tenant[tenant] -= 1
+        if not self._by_tenant[tenant]:
+            del self._by_tenant[tenant]
+        if not line:
+            del self._lines[key][tenant]
+            if not self._lines[key]:
+                del self._lines[key]
+
+    def next(self, key: str, refused: Collection[str], *, now_s: float) -> Waiter | None:
+        """The request that is to be tried next, tenants that were refused apart."""
+        firsts = {
+            tenant: next(iter(line.values()))
+            for tenant, line in self._lines.get(key, {}).items()
+            if tenant not in refused
+        }
+        if len(firsts) < 2:
+            return next(iter(firsts.values()), None)
+        heads = [Head(flow=first.flow, waits_since_s=first.waits_since_s) for first in firsts.values()]
+        order = self._orders.setdefault(key, FairOrder())
+        return firsts[order.order(heads, now_s=now_s, config=self._fairness)[0].flow.tenant]
+
+    def gives_way(self, tenant: str) -> Waiter | None:
+        """The request that is dropped for one of the tenant; None if the newcomer itself is too much."""
+        tenant = self.flow_of(tenant).tenant
+        dropped = to_drop(self._by_tenant, tenant)
+        if dropped == tenant:
+            return None
+        last = (next(reversed(lines[dropped].values())) for lines in self._lines.values() if dropped in lines)
+        return max(last, key=lambda waiter: waiter.waits_since_s)
+
+    def may_take(self, waiter: Waiter) -> bool:
+        """Whether the tenant may hold one more place of the model."""
+        if waiter.flow.share >= 1.0:
+            return True
+        places = self._places_of(waiter.key)
+        if not places:
+            return True
+        return may_take(
+            waiter.flow,
+            holds=self._held[waiter.key, waiter.flow.tenant],
+            held_by_all=self._held_by_all[waiter.key],
+            places=places,
+            config=self._fairness,
+        )
+
+    def entered(self, waiter: Waiter) -> None:
+        """A request got its place."""
+        self._orders.setdefault(waiter.key, FairOrder()).served(waiter.flow, waiter.cost_tokens)
+        self._held[waiter.key, waiter.flow.tenant] += 1
+        self._held_by_all[waiter.key] += 1
+
+    def left(self, key: str, tenant: str) -> None:
+        """A request gave its place back."""
+        held = (key, self.flow_of(tenant).tenant)
+        self._held[held] -= 1
+        self._held_by_all[key] -= 1
+        if not self._held[held]:
+            del self._held[held]
