@@ -87,9 +87,12 @@ class PoolAdaptersConfig(Section):
     rank_max: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = 16
     """Largest rank of an adapter (vLLM's max_lora_rank): every slot is as large."""
 
-    host_bytes: int | None = Field(default=None, ge=1)
-    """What the weights of all adapters in the engine may take together: vLLM keeps a copy in the host's
-    memory beside the slot. None: slots alone limit."""
+    engine_bytes: int | None = Field(default=None, ge=1)
+    """What the weights of all adapters in slots may take together; None: slots alone limit."""
+
+    host_bytes: int = Field(default=256 * 1024**2, ge=0)
+    """Memory of the engine's process for adapters that were read ahead of need or left a slot: from there a
+    load only copies, and stops running streams for a fraction of the time. 0 keeps none."""
 
     disk_bytes: int = Field(default=4 * 1024**3, ge=1)
     """Fetched adapters that are kept on the node's disk; the longest unused leave first."""

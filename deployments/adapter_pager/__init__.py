@@ -1,1 +1,1 @@
-"""The adapter pager: beside an engine, it decides which LoRA adapters are in the slots and lets requests in."""
+"""The adapter pager: it decides which LoRA adapters are in an engine's slots, and lets requests in."""
