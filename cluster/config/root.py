@@ -9,6 +9,7 @@ from cluster.config.gateway import GatewayConfig
 from cluster.config.kubernetes import KubernetesConfig
 from cluster.config.local_cluster import LocalClusterConfig
 from cluster.config.models import ModelConfig
+from cluster.config.observability import LoggingConfig, StatusPageConfig, TracingConfig
 from cluster.config.pools import PoolConfig
 from cluster.config.provisioning import ProvisioningConfig
 from cluster.config.routing import RoutingConfig
@@ -34,6 +35,9 @@ class TidemillConfig(Section):
     provisioning: ProvisioningConfig = ProvisioningConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     decision_log: DecisionLogConfig = DecisionLogConfig()
+    logging: LoggingConfig = LoggingConfig()
+    tracing: TracingConfig = TracingConfig()
+    status_page: StatusPageConfig = StatusPageConfig()
     local_cluster: LocalClusterConfig = LocalClusterConfig()
     kubernetes: KubernetesConfig = KubernetesConfig()
 

@@ -4,7 +4,7 @@ Exporters, dashboards and the documentation are made from it, so a metric that i
 Labels take values from closed sets (roles, reasons, configured names), never from what a client sent.
 """
 
-from cluster.metrics import fleet, model_routing, requests, semantic_cache
+from cluster.metrics import fleet, model_routing, observability, requests, semantic_cache
 from cluster.metrics.metric import Metric
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -12,7 +12,8 @@ CATALOGUE: tuple[Metric, ...] = (
     *fleet.METRICS,
     *model_routing.METRICS,
     *semantic_cache.METRICS,
+    *observability.METRICS,
 )
 """Everything there is, in the order dashboards show it."""
 
-__all__ = ["CATALOGUE", "Metric", "fleet", "model_routing", "requests", "semantic_cache"]
+__all__ = ["CATALOGUE", "Metric", "fleet", "model_routing", "observability", "requests", "semantic_cache"]

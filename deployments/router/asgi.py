@@ -18,6 +18,7 @@ from deployments.router.generation import Generation
 from deployments.router.passthrough import Passthrough
 from deployments.router.requests import parse, tenant_of
 from deployments.router.responder import Receive, Responder, Scope, Send
+from deployments.router.status_page import EVENTS_PATH, StatusPage
 
 logger = logging.getLogger("tidemill.router")
 
@@ -39,6 +40,10 @@ class RouterApp:
             "/metrics": admin.metrics,
             "/v1/models": admin.models,
         }
+        self._status_page: StatusPage | None = None
+        if core.config.status_page.enabled:
+            self._status_page = StatusPage(core)
+            self._gets["/"] = self._status_page.page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -50,6 +55,9 @@ class RouterApp:
             await self._route(scope, receive, responder, surface)
         except ApiError as error:
             self._core.metrics.turned_away(error.status, error.reason)
+            self._core.request_log.refused(
+                at_wall_s=self._core.wall_s(), surface=surface, status=error.status, code=error.code
+            )
             await responder.error(error, surface)
         except ClientLeftError:
             pass
@@ -78,6 +86,11 @@ class RouterApp:
                 await self._gets[path](responder)
             else:
                 await self._admin.model(responder, path.removeprefix("/v1/models/"))
+        elif path == EVENTS_PATH and self._status_page is not None:
+            if method != "GET":
+                raise _wrong_method(path, "GET")
+            watching = self._status_page.events(headers, responder)
+            await _unless_client_leaves(receive, responder, watching)
         elif path.startswith("/admin/"):
             body = await self._body(headers, receive) if method == "POST" else b""
             await self._admin.handle(method, path, headers, body, responder)

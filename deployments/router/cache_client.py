@@ -36,6 +36,7 @@ from deployments.router.requests import ParsedRequest
 logger = logging.getLogger("tidemill.router.cache")
 
 _PURGE_TIMEOUT_S = 30.0
+_UNTRACED: Mapping[str, str] = {}
 OPT_HEADER = "x-tidemill-cache"
 """Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
 _ID = re.compile(rb'"id":\s?"((?:chatcmpl-|cmpl-|resp_|msg_)[A-Za-z0-9_-]+)"')
@@ -160,6 +161,7 @@ class CacheClient:
         near: SemanticIdentity | None = None,
         knowledge_version: str = "",
         load: float = 0.0,
+        trace_headers: Mapping[str, str] = _UNTRACED,
     ) -> CachedAnswer | CacheMiss | None:
         """A stored answer, a miss, or None if the cache is away. May wait for an identical request.
 
@@ -171,6 +173,7 @@ class CacheClient:
             near: where near matches belong; None if none would do.
             knowledge_version: the caller's.
             load: how overloaded the fleet is, 0 to 1.
+            trace_headers: what names the request's trace.
         """
         key = key_of(
             request,
@@ -193,24 +196,25 @@ class CacheClient:
         )
         patience_s = self._config.lookup_timeout_s + text_wait_s
         try:
-            found = await self._ask_owner(owner, query, patience_s=patience_s)
+            found = await self._ask_owner(owner, query, trace_headers, patience_s=patience_s)
             if isinstance(found, _Busy):
                 # Only who knows what for waits longer than for a cache that is slow.
                 patience_s += self._config.exact.single_flight_wait_s
-                found = await self._ask_owner(owner, replace(query, waits=True), patience_s=patience_s)
+                waiting = replace(query, waits=True)
+                found = await self._ask_owner(owner, waiting, trace_headers, patience_s=patience_s)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             logger.warning("cache look-up: %s: %s", type(error).__name__, error)
             return None
         return None if isinstance(found, _Busy) else found
 
     async def _ask_owner(
-        self, owner: str, query: CacheQuery, *, patience_s: float
+        self, owner: str, query: CacheQuery, trace_headers: Mapping[str, str], *, patience_s: float
     ) -> "CachedAnswer | CacheMiss | _Busy | None":
         timeout = aiohttp.ClientTimeout(total=patience_s, sock_connect=self._config.lookup_timeout_s)
         async with self._session().post(
             f"{owner}/lookup",
             data=orjson.dumps(query.to_json()),
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json", **trace_headers},
             timeout=timeout,
         ) as response:
             content = await response.read()

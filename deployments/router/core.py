@@ -29,9 +29,12 @@ from deployments.router.learning import LearningLink
 from deployments.router.metrics import RouterMetrics
 from deployments.router.model_routing import ModelRouter
 from deployments.router.queue import AdmissionQueue
+from deployments.router.request_log import RequestLog
 from deployments.router.requests import ParsedRequest, session_id
 from deployments.router.retry_memory import RetryMemory
+from deployments.router.status import StatusBoard
 from deployments.router.upstream import Upstream
+from deployments.tracing import tracing_of
 
 ANSWERING = frozenset({Role.DECODE, Role.COMBINED})
 PREFILLING = frozenset({Role.PREFILL})
@@ -77,12 +80,23 @@ class RouterCore:
         self.upstream = Upstream(config.gateway)
         self.metrics = RouterMetrics()
         self.demand = RouterDemand(config, router_id)
+        self.status = StatusBoard(config.status_page, started_at_s=self.wall_s())
         self._tenants = TenantNames(config.telemetry.tenants_max)
-        self.energy = EnergyLedger(config.telemetry, self.now_s, self._charged, self.metrics.unattributed)
-        folder = Path(settings.state_dir) / "decisions" if settings.state_dir else None
+        self.energy = EnergyLedger(config.telemetry, self.now_s, self._charged, self._unattributed)
+        state = Path(settings.state_dir) if settings.state_dir else None
         self.decisions = DecisionLog(
-            config.decision_log, folder, name=router_id, on_drop=self.metrics.decision_dropped
+            config.decision_log,
+            None if state is None else state / "decisions",
+            name=router_id,
+            on_drop=self.metrics.decision_dropped,
         )
+        self.request_log = RequestLog(
+            config.logging,
+            None if state is None else state / "requests",
+            name=router_id,
+            on_drop=self.metrics.log_line_dropped,
+        )
+        self.tracing = tracing_of(config.tracing, service="tidemill-router", instance=router_id)
         self.cache = CacheClient(
             config.semantic_cache,
             lambda: self.upstream.session,
@@ -116,6 +130,7 @@ class RouterCore:
         """Open connections and the log."""
         await self.upstream.start()
         self.decisions.start()
+        self.request_log.start()
         if self.learning is not None:
             self.learning.start()
 
@@ -125,6 +140,8 @@ class RouterCore:
             await self.learning.close()
         await self.upstream.close()
         await self.decisions.close()
+        await self.request_log.close()
+        await self.tracing.close()
 
     def apply(self, fleet: FleetState) -> None:
         """Take a new picture of the fleet."""
@@ -136,6 +153,11 @@ class RouterCore:
 
     def _charged(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
         self.metrics.charged(entry, self._tenants.of(entry.tenant), source, energy_j)
+        self.status.used(source, energy_j)
+
+    def _unattributed(self, pool: str, source: EnergySource, energy_j: float) -> None:
+        self.metrics.unattributed(pool, source, energy_j)
+        self.status.used(source, energy_j)
 
     def now_s(self) -> float:
         """The router's clock, the event loop's."""

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from cluster.entities.decision import Attempt, PathDecision, ReplicaDecision
+from cluster.entities.energy import EnergySource
 from cluster.entities.kv import KVTicket
 from cluster.entities.pool import ReplicaId, ReplicaReport, Role
 from cluster.entities.reasons import Reason
@@ -25,6 +26,7 @@ from deployments.router.relay import Relay, Relayed
 from deployments.router.requests import ParsedRequest, answer_body, prefill_body
 from deployments.router.responder import Responder
 from deployments.router.upstream import ReplicaError
+from deployments.tracing import Step
 
 _BACK_OFF_S = 0.3
 _QUEUED_S = 0.001
@@ -44,6 +46,7 @@ class EngineAnswer:
         decision_id: str,
         client_headers: Mapping[str, str],
         keep: bool,
+        trace: Step,
     ) -> None:
         """Take a request for one model; `run` answers it.
 
@@ -55,6 +58,7 @@ class EngineAnswer:
             decision_id: the request's.
             client_headers: what the client sent.
             keep: whether a complete answer is kept in `relayed`.
+            trace: the request's; what engines do for it is a part of it.
         """
         self._core = core
         self._request = request
@@ -62,6 +66,7 @@ class EngineAnswer:
         self._client_headers = client_headers
         self._decision_id = decision_id
         self._keep = keep
+        self._trace = trace
         self._debug = client_headers.get("x-tidemill-debug") == "1"
         self.signals = signals
         self.path: Path | None = None
@@ -181,20 +186,23 @@ class EngineAnswer:
         entry = self._energy_entry(report, 0 if ticket else uncached, relay.tokens)
         self._energy = self._core.energy.begin(entry)
         body = answer_body(self._request, None if ticket is None else ticket.params)
+        step = self._step(report)
+        failure: str | None = "not finished"
         try:
             response: aiohttp.ClientResponse = await self._core.upstream.open(
-                report.url + self._request.surface.value, body, self._engine_headers()
+                report.url + self._request.surface.value, body, self._engine_headers(step)
             )
-        except BaseException:
-            self._core.energy.end(self._energy)
-            raise
-        try:
-            self.relayed = relay.relayed
-            await relay.run(response, keep_for_cache=self._keep and not self._debug)
+            try:
+                self.relayed = relay.relayed
+                await relay.run(response, keep_for_cache=self._keep and not self._debug)
+            finally:
+                # Closing an unfinished response closes the connection, and vLLM aborts the request.
+                response.close()
+            failure = None
         finally:
             self._core.energy.end(self._energy)
-            # Closing an unfinished response closes the connection, and vLLM aborts the request.
-            response.close()
+            step.note({"gen_ai.usage.output_tokens": relay.relayed.output_tokens})
+            step.end(error=failure)
         if self.relayed.prompt_tokens:
             self._core.learn_tokens(self._request, self.relayed.prompt_tokens)
 
@@ -211,13 +219,14 @@ class EngineAnswer:
         failure: Reason | None = None
         uncached = max(0, self.signals.prompt_tokens)
         energy = self._core.energy.begin(self._energy_entry(dispatch.replica, uncached, lambda: 0))
+        step = self._step(dispatch.replica)
         try:
             timeout_s = self._core.config.routing.disaggregation.prefill_timeout_s
             async with asyncio.timeout(timeout_s):
                 status, answer = await self._core.upstream.json(
                     dispatch.replica.url + self._request.surface.value,
                     prefill_body(self._request),
-                    self._engine_headers(),
+                    self._engine_headers(step),
                 )
             params = answer.get("kv_transfer_params") if isinstance(answer, dict) else None
             if status != 200 or not isinstance(params, dict) or not params:
@@ -238,6 +247,7 @@ class EngineAnswer:
             return None
         finally:
             self._core.energy.end(energy)
+            step.end(error=failure)
             dispatch.release()
             if failure is not None:
                 self.reasons.append(failure)
@@ -273,13 +283,31 @@ class EngineAnswer:
         found = (self._core.energy.energy_of(entry) for entry in self._entries)
         return sum(used[0] for used in found if used is not None)
 
+    @property
+    def energy_source(self) -> EnergySource | None:
+        """Who says what it has used; None if nobody does."""
+        found = (self._core.energy.energy_of(entry) for entry in self._entries)
+        return next((used[1] for used in found if used is not None), None)
+
     def _add_energy(self, usage: dict[str, Any]) -> None:
         """What `x-tidemill-debug: 1` asks for."""
         found = None if self._energy is None else self._core.energy.energy_of(self._energy)
         usage["energy_j"], usage["energy_source"] = found if found is not None else (None, None)
 
-    def _engine_headers(self) -> dict[str, str]:
-        headers = {"content-type": "application/json", REQUEST_ID: self._decision_id}
+    def _step(self, replica: ReplicaReport) -> Step:
+        """The part of the trace that a replica does."""
+        return self._trace.step(
+            replica.role.value,
+            {
+                "tidemill.decision_id": self._decision_id,
+                "tidemill.pool": replica.pool,
+                "tidemill.replica": replica.replica_id,
+                "tidemill.gpu_type": replica.gpu_type,
+            },
+        )
+
+    def _engine_headers(self, step: Step) -> dict[str, str]:
+        headers = {"content-type": "application/json", REQUEST_ID: self._decision_id, **step.headers}
         if self._request.surface is Surface.MESSAGES and "anthropic-version" in self._client_headers:
             headers["anthropic-version"] = self._client_headers["anthropic-version"]
         return headers

@@ -31,6 +31,7 @@ from deployments.router.cascade import Cascade
 from deployments.router.core import RouterCore
 from deployments.router.engine_answer import EngineAnswer
 from deployments.router.errors import ApiError
+from deployments.router.observation import begin_trace, tell
 from deployments.router.open_model import OpenModel
 from deployments.router.relay import Relayed
 from deployments.router.requests import ParsedRequest
@@ -61,6 +62,7 @@ class Generation:
         self._arrived_wall_s = core.wall_s()
         self.signals = core.signals(request, tenant)
         self.decision_id = core.new_decision_id()
+        self._trace = begin_trace(core, headers, surface=request.surface.value, decision_id=self.decision_id)
         self._open = OpenModel.of(core, request, self.signals, headers)
         self._cache = "bypass"
         self._miss: CacheMiss | None = None
@@ -103,6 +105,7 @@ class Generation:
         self._core.decisions.add(record)
         self._core.metrics.request(record)
         self._core.demand.finished(record)
+        tell(self._core, record, self._answers, self._trace, prompt=self._request.prompt)
         if self._open is not None and self._path is not Path.CACHED:
             energy_j = sum(answer.energy_j for answer in self._answers)
             self._open.learn(record, self._request, self._relayed, energy_j=energy_j)
@@ -135,15 +138,20 @@ class Generation:
             self._reasons.append(Reason.CACHE_BYPASS)
             return False
         text, wait_s = ("", 0.0) if self._open is None else self._open.wanted_text()
-        found = await self._core.cache.look_up(
-            self._request,
-            self.signals.tenant,
-            text=text,
-            text_wait_s=wait_s,
-            near=self._near_identity(),
-            knowledge_version=self._knowledge_version,
-            load=self._core.queue_ratio,
-        )
+        step = self._trace.step("semantic_cache", {"tidemill.decision_id": self.decision_id})
+        try:
+            found = await self._core.cache.look_up(
+                self._request,
+                self.signals.tenant,
+                text=text,
+                text_wait_s=wait_s,
+                near=self._near_identity(),
+                knowledge_version=self._knowledge_version,
+                load=self._core.queue_ratio,
+                trace_headers=step.headers,
+            )
+        finally:
+            step.end()
         if found is None:
             self._reasons.append(Reason.CACHE_UNAVAILABLE)
             return False
@@ -261,6 +269,7 @@ class Generation:
             decision_id=self.decision_id,
             client_headers=self._client_headers,
             keep=False,
+            trace=self._trace,
         )
         self._answers.append(answer)
         chooser = self._open
@@ -284,6 +293,7 @@ class Generation:
             decision_id=self.decision_id,
             client_headers=self._client_headers,
             keep=self._miss is not None or (self._open is not None and self._open.judges_format),
+            trace=self._trace,
         )
         self._answers.append(answer)
         chooser = self._open

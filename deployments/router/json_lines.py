@@ -1,4 +1,4 @@
-"""JSON lines on disk: bounded in what may wait, in the size of files and in their number. Never waited for."""
+"""JSON lines on disk: bounded in what waits, in size and number of files; no request waits for the disk."""
 
 import asyncio
 import contextlib

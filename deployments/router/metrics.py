@@ -12,7 +12,7 @@ from cluster.entities.energy import EnergySource
 from cluster.entities.model_routing import FeedbackSource, Goal
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
-from cluster.metrics import Metric, fleet, model_routing, requests
+from cluster.metrics import Metric, fleet, model_routing, observability, requests
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
@@ -23,6 +23,7 @@ _OURS = (
     *requests.METRICS,
     *fleet.METRICS,
     *model_routing.METRICS,
+    *observability.METRICS,
 )
 
 
@@ -110,6 +111,10 @@ class RouterMetrics:
     def decision_dropped(self) -> None:
         """Count a record that was lost."""
         self._get(requests.DECISIONS_DROPPED).inc()
+
+    def log_line_dropped(self) -> None:
+        """Count a line of the request log that was lost."""
+        self._get(observability.LOG_LINES_DROPPED).inc()
 
     def model_chosen(self, model: str, goal: Goal) -> None:
         """Count a choice of a model."""

@@ -12,11 +12,12 @@ from cluster.config import TidemillConfig
 from cluster.config.semantic_cache import DocumentsConfig
 from deployments.directory.actor import DirectoryClient
 from deployments.http_port import HttpPort, own_host
-from deployments.messages import SEMANTIC_CACHE, ServiceReport
+from deployments.messages import CACHE_OUTCOME, SEMANTIC_CACHE, ServiceReport
 from deployments.semantic_cache.documents import Documents
 from deployments.semantic_cache.redis_documents import RedisDocuments
 from deployments.semantic_cache.service import CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+from deployments.tracing import TracedApp, tracing_of
 
 _FILE = "semantic-cache/near.sqlite"
 
@@ -47,7 +48,11 @@ class SemanticCache:
             documents=documents_for(config.semantic_cache.semantic.documents, Path(state_dir)),
         )
         await self._service.start()
-        self._http = HttpPort(self._service.app, host=own_host())
+        self._tracing = tracing_of(config.tracing, service="tidemill-semantic-cache", instance=self._id)
+        app: Any = self._service.app
+        if config.tracing.endpoint:
+            app = TracedApp(app, self._tracing, noted={CACHE_OUTCOME: "tidemill.cache"})
+        self._http = HttpPort(app, host=own_host())
         await self._http.start()
         self._directory = DirectoryClient()
         self._reports: asyncio.Task[Any] = asyncio.create_task(
@@ -66,3 +71,4 @@ class SemanticCache:
             await self._directory.call("leave", self._id)
         await self._http.stop(grace_s=5.0)
         await self._service.close()
+        await self._tracing.close()
