@@ -16,6 +16,7 @@ import ray
 
 from cluster.entities.pool import ReplicaId, ReplicaReport
 from deployments.directory.exchange import RouterExchange
+from deployments.directory.head_actors import NAMESPACE, start_on_head
 from deployments.directory.state import DirectoryState
 from deployments.messages import (
     DemandReport,
@@ -29,7 +30,8 @@ from deployments.messages import (
 
 logger = logging.getLogger("tidemill.directory")
 
-NAMESPACE = "tidemill"
+__all__ = ["ACTOR_NAME", "NAMESPACE", "DirectoryClient", "FleetDirectory", "start_directory"]
+
 ACTOR_NAME = "tidemill-directory"
 WATCH_TIMEOUT_S = 1.0
 """A watcher hears at least this often, so loads are never older than this plus a report's age."""
@@ -123,17 +125,7 @@ class FleetDirectory:
 
 def start_directory() -> None:
     """Create the actor if it is not there."""
-    ray.remote(FleetDirectory).options(
-        name=ACTOR_NAME,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        # On the head: anywhere else it would keep a node awake that the fleet wants to let go.
-        resources={"node:__internal_head__": 0.001},
-        max_restarts=-1,
-        max_concurrency=10_000,
-    ).remote()
+    start_on_head(FleetDirectory, name=ACTOR_NAME, max_concurrency=10_000, replace=False)
 
 
 class DirectoryClient:

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from cluster.config import TidemillConfig
 from cluster.policy.provisioning.policies import policy_named
-from deployments.directory.actor import NAMESPACE, DirectoryClient
+from deployments.directory.actor import DirectoryClient
+from deployments.directory.head_actors import start_on_head
 from deployments.messages import FleetOverview, PublishedPlan
 from operators.provisioner.journal import Journal
 from operators.provisioner.loop import ProvisionerLoop
@@ -26,7 +25,6 @@ ACTOR_NAME = "tidemill-provisioner"
 FOLDER = "provisioning"
 """Of its log and state, in the state folder."""
 _AGENTS_PERIOD_S = 5.0
-_START_TIMEOUT_S = 120.0
 _DIRECTORY_TIMEOUT_S = 15.0
 
 
@@ -97,24 +95,4 @@ class Provisioner:
 
 def start_provisioner(config: TidemillConfig, state_dir: Path) -> None:
     """Create the actor, or put the running one's successor with this configuration in its place."""
-    try:
-        running = ray.get_actor(ACTOR_NAME, NAMESPACE)
-        ray.kill(running, no_restart=True)
-    except ValueError:
-        pass
-    started = (
-        ray.remote(Provisioner)
-        .options(
-            name=ACTOR_NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            num_cpus=0,
-            # On the head: elsewhere a restarted provisioner would keep awake the very node it wants to leave.
-            resources={"node:__internal_head__": 0.001},
-            max_restarts=-1,
-            max_concurrency=100,
-        )
-        .remote(config, str(state_dir))
-    )
-    # An actor whose creation is pending dies with the driver that asked for it, detached or not.
-    ray.get(started.last.remote(), timeout=_START_TIMEOUT_S)
+    start_on_head(Provisioner, config, str(state_dir), name=ACTOR_NAME, max_concurrency=100, wait_for="last")
