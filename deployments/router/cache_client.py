@@ -259,7 +259,14 @@ class CacheClient:
             return None
 
     async def store(
-        self, miss: CacheMiss, *, tenant: str, content_type: str, body: bytes, energy_j: float = 0.0
+        self,
+        miss: CacheMiss,
+        *,
+        tenant: str,
+        content_type: str,
+        body: bytes,
+        energy_j: float = 0.0,
+        trace_headers: Mapping[str, str] = _UNTRACED,
     ) -> None:
         """Give an answer to the cache and to everybody who waits for it."""
         headers = {
@@ -268,15 +275,16 @@ class CacheClient:
             CACHE_KEY: miss.key,
             CACHE_ENERGY: f"{energy_j:.6g}",
             "content-type": content_type,
+            **trace_headers,
         }
         if miss.lease is not None:
             headers[CACHE_LEASE] = miss.lease
         await self._post(miss.owner, "/store", headers, body)
 
-    async def release(self, miss: CacheMiss) -> None:
+    async def release(self, miss: CacheMiss, trace_headers: Mapping[str, str] = _UNTRACED) -> None:
         """Say that no answer will come, so that somebody who waits computes it."""
         if miss.lease is not None:
-            await self._post(miss.owner, "/release", {CACHE_LEASE: miss.lease}, b"")
+            await self._post(miss.owner, "/release", {CACHE_LEASE: miss.lease, **trace_headers}, b"")
 
     async def purge(self, scope: Mapping[str, Any]) -> tuple[int, bytes]:
         """Forget what a scope covers, on all replicas; the cache's status and body.

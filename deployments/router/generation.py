@@ -104,6 +104,8 @@ class Generation:
         record = self._record()
         self._core.decisions.add(record)
         self._core.metrics.request(record)
+        if record.status == 200 and self._relayed is not None and record.path is not None:
+            self._core.state_metrics.gaps(record.path.value, self._relayed.gaps)
         self._core.demand.finished(record)
         tell(self._core, record, self._answers, self._trace, prompt=self._request.prompt)
         if self._open is not None and self._path is not Path.CACHED:
@@ -305,7 +307,7 @@ class Generation:
     async def _settle_cache(self, miss: CacheMiss) -> None:
         relayed = self._relayed
         if relayed is None or relayed.cacheable_body is None:
-            await self._core.cache.release(miss)
+            await self._core.cache.release(miss, self._trace.headers)
             return
         await self._core.cache.store(
             miss,
@@ -313,6 +315,7 @@ class Generation:
             content_type=relayed.content_type,
             body=relayed.cacheable_body,
             energy_j=self._answers[-1].energy_j,
+            trace_headers=self._trace.headers,
         )
 
     def _record(self) -> DecisionRecord:

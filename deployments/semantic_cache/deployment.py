@@ -12,10 +12,10 @@ from cluster.config import TidemillConfig
 from cluster.config.semantic_cache import DocumentsConfig
 from deployments.directory.actor import DirectoryClient
 from deployments.http_port import HttpPort, own_host
-from deployments.messages import CACHE_OUTCOME, SEMANTIC_CACHE, ServiceReport
+from deployments.messages import SEMANTIC_CACHE, ServiceReport
 from deployments.semantic_cache.documents import Documents
 from deployments.semantic_cache.redis_documents import RedisDocuments
-from deployments.semantic_cache.service import CacheService
+from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from deployments.tracing import TracedApp, tracing_of
 
@@ -51,7 +51,7 @@ class SemanticCache:
         self._tracing = tracing_of(config.tracing, service="tidemill-semantic-cache", instance=self._id)
         app: Any = self._service.app
         if config.tracing.endpoint:
-            app = TracedApp(app, self._tracing, noted={CACHE_OUTCOME: "tidemill.cache"})
+            app = TracedApp(app, self._tracing, noted=NOTED_IN_TRACES)
         self._http = HttpPort(app, host=own_host())
         await self._http.start()
         self._directory = DirectoryClient()

@@ -68,6 +68,8 @@ from deployments.semantic_cache.text_reader import TextReader
 
 logger = logging.getLogger("tidemill.cache")
 
+NOTED_IN_TRACES = {CACHE_OUTCOME: "tidemill.cache"}
+"""What a look-up's span says: the attribute by the header of the answer that holds it."""
 _JSON = {"content-type": "application/json"}
 _CONTENT_TYPE_CHARS_MAX = 256
 

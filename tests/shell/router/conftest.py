@@ -26,8 +26,9 @@ from deployments.model_learning.service import ModelLearner
 from deployments.router import engine_answer
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
-from deployments.semantic_cache.service import CacheService
+from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+from deployments.tracing import TracedApp, tracing_of
 from tests.shell.router.observed import Answer, CountingApp
 
 HOST = "127.0.0.1"
@@ -269,7 +270,12 @@ async def _start_cache(cluster: LittleCluster, site: _Site, *, encoder: bool) ->
     if encoder:
         await service.start()
     site.push_async_callback(service.close)
-    port = await site.serve(service.app)
+    app: Any = service.app
+    if cluster.config.tracing.endpoint:
+        tracing = tracing_of(cluster.config.tracing, service="tidemill-semantic-cache", instance="cache")
+        site.push_async_callback(tracing.close)
+        app = TracedApp(app, tracing, noted=NOTED_IN_TRACES)
+    port = await site.serve(app)
     report = ServiceReport(service=SEMANTIC_CACHE, replica_id="cache", url=port.url, observed_at_s=0.0)
     cluster.cache, cluster.services = service, (report,)
 
