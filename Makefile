@@ -5,8 +5,9 @@ SHELL := /bin/bash
 CONFIG ?=
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))) python3)
 BIN := .venv/bin
+OVERLAYS := dev heterogeneous edge energy rayservice
 
-.PHONY: help venv run check test clean lock lint
+.PHONY: help venv run check test clean lock lint manifests
 
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +30,11 @@ check: lint ## The fast loop: lints, types, architecture, tests without engines
 
 test: check ## Everything: check, then the tests that need Ray and engines
 	$(BIN)/pytest -q tests -m "ray or engine"
+
+manifests: venv ## Render the Kubernetes manifests in k8s/ from configs/kubernetes/
+	$(BIN)/tidemill render -c configs/kubernetes/base.yaml -o k8s/base
+	@for name in $(OVERLAYS); do \
+	  $(BIN)/tidemill render -c configs/kubernetes/$$name.yaml -o k8s/overlays/$$name --base k8s/base || exit 1; done
 
 lock: venv ## Make the pinned requirements anew (needs uv)
 	$(BIN)/python requirements/lock.py

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from cluster.config.base import LabelKey, LabelValue, Section
 
-DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
 """Name of a Kubernetes object, short enough for what is put behind it."""
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
@@ -213,7 +213,7 @@ class KubernetesConfig(Section):
     gateway: PodConfig = PodConfig(cpus=2, memory_gib=4.0)
     """Pods for router and cache replicas, one for each of `gateway.router_replicas`."""
 
-    nodes: dict[str, NodeConfig] = Field(default_factory=dict)
+    nodes: dict[LabelValue, NodeConfig] = Field(default_factory=dict)
     """By `gpu_type` of pools; a type that is missing has the defaults."""
 
     secrets: SecretsConfig = SecretsConfig()

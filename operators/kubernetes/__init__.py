@@ -1,0 +1,1 @@
+"""Kubernetes manifests from the configuration: pure functions, nothing here talks to a cluster."""
