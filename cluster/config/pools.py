@@ -72,6 +72,10 @@ class VllmEngine(Section):
     """How long a prefill engine keeps the blocks of a ticket nobody has redeemed. A reader renews it while
     its request waits, so this bounds only what is lost."""
 
+    kv_events: bool = True
+    """The engine tells its replica what its prefix cache holds, so that routers believe no more of it than
+    there is room for, and nothing after it was emptied."""
+
     start_timeout_s: float = Field(default=600.0, gt=0)
     """A replica that is not ready by then is given up with the engine's last error."""
 

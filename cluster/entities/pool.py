@@ -46,6 +46,18 @@ class EngineCounters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixCacheReport:
+    """What an engine says of its prefix cache."""
+
+    tokens: int = 0
+    """Prompt and output tokens whose KV blocks it keeps."""
+    tokens_when_full: int | None = None
+    """How many those were when it last gave a block up to make room; None if it never had to."""
+    clears: int = 0
+    """How often it was emptied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReport:
     """What one engine replica says of itself, about once a second."""
 
@@ -73,6 +85,8 @@ class ReplicaReport:
     gpus: tuple[str, ...] = ()
     """Indices or UUIDs of the GPUs that Ray gave it."""
     counters: EngineCounters = EngineCounters()
+    prefix_cache: PrefixCacheReport | None = None
+    """None if the engine does not tell."""
     adapters: tuple[AdapterResidency, ...] = ()
     """Every LoRA adapter it knows, and where it has it; empty for a replica without slots."""
 
@@ -122,6 +136,8 @@ class ReplicaCandidate(Protocol):
     def decode_tokens(self) -> int: ...  # noqa: D102
     @property
     def adapters(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def adapters_in_host(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,4 +172,6 @@ class ReplicaView:
     """What another request costs there, from its pool's power and performance in the last fleet snapshot;
     None if there is none."""
     adapters: tuple[str, ...] = ()
-    """LoRA adapters that it holds."""
+    """LoRA adapters in its engine's slots; of a live replica only the one that the request asks for."""
+    adapters_in_host: tuple[str, ...] = ()
+    """The same of those that its engine has in the host's memory and not in a slot."""

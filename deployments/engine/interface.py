@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cluster.entities.pool import EngineCounters
+from cluster.entities.pool import EngineCounters, PrefixCacheReport
 
 ASGIApp = Any
 
@@ -20,6 +20,8 @@ class EngineLoad:
     """Measured; None until something was prefilled."""
     counters: EngineCounters = field(default_factory=EngineCounters)
     """What it has done since it started."""
+    prefix_cache: PrefixCacheReport | None = None
+    """None if it does not tell."""
 
 
 class EngineFailedError(RuntimeError):

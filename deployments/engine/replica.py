@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +20,7 @@ from cluster.config.pools import SimulatedEngine, VllmEngine
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from deployments.directory.actor import DirectoryClient
 from deployments.engine.interface import Engine, EngineFailedError
+from deployments.engine.weights import default_cache_dir, resolve_weights
 from deployments.http_port import HttpPort, own_host
 
 logger = logging.getLogger("tidemill.replica")
@@ -46,7 +46,9 @@ class EngineReplica:
         self._phase = ReplicaPhase.READY
         self._directory = DirectoryClient()
         self._tasks: list[asyncio.Task[Any]] = []
-        self._engine = _engine(config, pool_name, weights)
+        # Here, because a package or recipe has to be turned into weights on every node that serves them.
+        found = await asyncio.to_thread(resolve_weights, weights, default_cache_dir(os.environ), logger.info)
+        self._engine = _engine(config, pool_name, str(found))
         app = await self._engine.start()
         self._http = HttpPort(app, host=own_host())
         await self._http.start()
@@ -100,6 +102,7 @@ class EngineReplica:
             node_id=self._node_id,
             gpus=self._gpus,
             counters=load.counters,
+            prefix_cache=load.prefix_cache,
         )
 
     async def _watch_engine(self) -> None:
@@ -146,8 +149,9 @@ def _engine(config: TidemillConfig, pool_name: str, weights: str) -> Engine:
             pool=pool,
             name=pool.model,
             model=config.models[pool.model],
-            weights=str(Path(weights).expanduser()) if weights.startswith("~") else weights,
+            weights=weights,
             split=config.is_split(pool.model),
+            traces_endpoint=config.tracing.endpoint,
         )
     from deployments.engine.simulated import SimulatedServer
 

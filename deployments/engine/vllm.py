@@ -20,6 +20,7 @@ from cluster.config.pools import PoolConfig, VllmEngine
 from cluster.entities.pool import EngineCounters, Role
 from deployments.engine.cores import CoreClaim
 from deployments.engine.interface import EngineFailedError, EngineLoad
+from deployments.engine.kv_events import KvEvents
 from deployments.http_port import free_port, own_host
 
 logger = logging.getLogger("tidemill.engine")
@@ -43,6 +44,7 @@ class VllmServer:
         model: ModelConfig,
         weights: str,
         split: bool,
+        traces_endpoint: str = "",
     ) -> None:
         """Prepare; nothing is loaded before `start`.
 
@@ -53,6 +55,7 @@ class VllmServer:
             model: the model's section.
             weights: local folder or Hugging Face id.
             split: whether this model has prefill replicas, so that KV caches are handed over.
+            traces_endpoint: where spans go, as OTLP over HTTP; empty for none.
         """
         self._config = config
         self._pool = pool
@@ -60,10 +63,12 @@ class VllmServer:
         self._model = model
         self._weights = weights
         self._split = split
+        self._traces_endpoint = traces_endpoint
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._claim: CoreClaim | None = None
         self._rate = PrefillRate()
+        self._kv_events = KvEvents() if config.kv_events else None
 
     @property
     def _on_cpu(self) -> bool:
@@ -112,6 +117,8 @@ class VllmServer:
         self._client = await self._stack.enter_async_context(build_async_engine_client(args))
         if self._split and self._claim is not None and self._claim.cores:
             await self._client.collective_rpc("settle_on_cores", args=(list(self._claim.cores),))
+        if self._kv_events is not None:
+            self._kv_events.start()
         tasks = await self._client.get_supported_tasks()
         app = build_app(args, tasks, self._client.model_config)
         await init_app_state(self._client, app.state, args, tasks)
@@ -131,6 +138,10 @@ class VllmServer:
             args["reasoning_parser"] = self._model.reasoning_parser
         if self._split:
             args["kv_transfer_config"] = self._kv_transfer()
+        if self._traces_endpoint:
+            args["otlp_traces_endpoint"] = self._traces_endpoint
+        if self._kv_events is not None:
+            args["kv_events_config"] = self._kv_events.engine_arguments
         if self._on_cpu:
             args |= self._cpu_processes()
         args |= self._config.args
@@ -162,6 +173,8 @@ class VllmServer:
         host = own_host()
         settings = {
             "VLLM_NO_USAGE_STATS": "1",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",  # vLLM's default is gRPC
+            "OTEL_SERVICE_NAME": f"tidemill-{self._pool.role.value}",
             "VLLM_NIXL_SIDE_CHANNEL_HOST": host,
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port(host)),
         }
@@ -198,6 +211,7 @@ class VllmServer:
                 token_gaps=int(sums["vllm:inter_token_latency_seconds_count"]),
                 token_gaps_s=sums["vllm:inter_token_latency_seconds_sum"],
             ),
+            prefix_cache=None if self._kv_events is None else self._kv_events.report,
         )
 
     def failure(self) -> str | None:
@@ -209,6 +223,8 @@ class VllmServer:
     async def stop(self) -> None:
         """End the engine core and give its cores back."""
         self._client = None
+        if self._kv_events is not None:
+            await self._kv_events.stop()
         await self._stack.aclose()
         if self._claim is not None:
             self._claim.release()

@@ -123,6 +123,10 @@ class FleetPicture:
 
     def apply(self, fleet: FleetState) -> None:
         """Take a new picture from the directory."""
+        for report in fleet.replicas:
+            known = self._reports.get(report.replica_id)
+            if known is not None and _clears(known) != _clears(report):
+                self.memory.prefixes.forget(report.replica_id)
         self._reports = {report.replica_id: report for report in fleet.replicas}
         self.services = fleet.services
         self.version = fleet.version
@@ -240,6 +244,9 @@ class FleetPicture:
         report = self._reports[replica_id]
         load = self._loads[replica_id]
         view = self._view(report, signals)
+        if report.prefix_cache is not None and report.prefix_cache.tokens_when_full and signals.block_tokens:
+            blocks = report.prefix_cache.tokens_when_full // signals.block_tokens
+            self.memory.prefixes.bound(replica_id, blocks)
         uncached = 0 if computed_elsewhere else max(0, signals.prompt_tokens - view.cached_tokens)
         load.requests += 1
         load.waiting += 1
@@ -295,3 +302,7 @@ class FleetPicture:
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def _clears(report: ReplicaReport) -> int:
+    return 0 if report.prefix_cache is None else report.prefix_cache.clears

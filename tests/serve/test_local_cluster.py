@@ -111,6 +111,15 @@ def test_the_prefill_rate_is_measured(local: Any) -> None:
     )
 
 
+def test_the_engines_tell_of_their_prefix_caches(local: Any) -> None:
+    _greedy(local.url, _long(60))
+    local.wait_for(
+        "blocks in both prefix caches",
+        lambda: all(replica["prefix_cache"]["tokens"] > 0 for replica in local.replicas()),
+        10,
+    )
+
+
 @pytest.mark.parametrize("source", ["written here", "gsm8k"])
 def test_greedy_text_is_that_of_a_single_engine_on_both_paths(local: Any, source: str) -> None:
     """The prefill engine, asked alone for the whole answer, is the single engine."""

@@ -117,3 +117,19 @@ def test_a_prompt_longer_than_the_bound_keeps_its_head():
 def test_an_index_without_room_is_an_error():
     with pytest.raises(ValueError, match="blocks_per_replica_max"):
         PrefixIndex(0)
+
+
+def test_a_replica_is_believed_to_hold_no_more_than_there_is_room_for():
+    index = PrefixIndex(10)
+    index.record(A, range(10))
+    index.record(B, range(10))
+    index.bound(A, 3)
+    index.record(A, [20])
+    assert [block for block in range(30) if index.cached_blocks(A, [block])] == [0, 1, 20]
+    assert index.cached_blocks(B, range(10)) == 10
+    index.bound(A, 100)
+    index.record(A, range(100, 200))
+    assert index.cached_blocks(A, range(100, 200)) == 10
+    index.forget(A)
+    index.record(A, range(10))
+    assert index.cached_blocks(A, range(10)) == 10

@@ -33,6 +33,22 @@ def value_of(line, flag):
     return line[line.index(flag) + 1]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_the_engine_tells_of_its_prefix_cache_unless_that_is_turned_off(told):
+    config = parse_config(
+        "models: {tide: {source: x}}\n"
+        f"pools: {{p: {{model: tide, engine: {{kind: vllm, kv_events: {str(told).lower()}}}}}}}"
+    )
+    pool = config.pools["p"]
+    server = VllmServer(
+        pool.engine, pool=pool, name="tide", model=config.models["tide"], weights="/w", split=False
+    )
+    line = server.command_line()
+    assert ("--kv-events-config" in line) is told
+    if told:
+        assert json.loads(value_of(line, "--kv-events-config"))["endpoint"].startswith("ipc://")
+
+
 @pytest.mark.parametrize(("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")])
 def test_a_split_model_hands_its_kv_cache_over(role, kv_role):
     transfer = json.loads(value_of(command_line(role=role), "--kv-transfer-config"))

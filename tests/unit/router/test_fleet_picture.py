@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cluster.config import parse_config
 from cluster.config.routing import ReplicaRoutingConfig
 from cluster.entities.fleet import FleetPlan, PoolObservation
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import PoolName, PrefixCacheReport, ReplicaId, ReplicaPhase, ReplicaReport, Role
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.performance.profiles import pool_performance
 from deployments.messages import FleetState, PublishedPlan, ReplicaLoad, RouterShare, ServiceReport
@@ -353,3 +353,22 @@ def test_requests_wait_until_their_first_token():
     assert (view(picture).requests_waiting, view(picture).requests_in_flight) == (1, 2)
     two.release()
     assert (view(picture).requests_waiting, view(picture).requests_in_flight) == (0, 1)
+
+
+def test_an_emptied_prefix_cache_is_believed_in_no_more():
+    picture = picture_of(report(prefix_cache=PrefixCacheReport(tokens=50)))
+    prompt = signals(30, hashes=(1, 2, 3))
+    picture.dispatch(ReplicaId("a"), prompt, computed_elsewhere=False).first_token()
+    picture.apply(fleet(report(prefix_cache=PrefixCacheReport(tokens=80)), version=2))
+    assert picture.views(prompt, ANSWERING)[0].cached_tokens == 30
+    picture.apply(fleet(report(prefix_cache=PrefixCacheReport(clears=1)), version=3))
+    assert picture.views(prompt, ANSWERING)[0].cached_tokens == 0
+
+
+def test_a_full_prefix_cache_bounds_what_is_believed_of_it():
+    picture = picture_of(report(prefix_cache=PrefixCacheReport(tokens=60, tokens_when_full=60)))
+    first, second = signals(50, hashes=range(5)), signals(50, hashes=range(10, 15))
+    for prompt in (first, second):
+        picture.dispatch(ReplicaId("a"), prompt, computed_elsewhere=False).first_token()
+    assert picture.views(first, ANSWERING)[0].cached_tokens == 10
+    assert picture.views(second, ANSWERING)[0].cached_tokens == 50

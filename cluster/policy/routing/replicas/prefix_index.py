@@ -1,8 +1,9 @@
 """What each replica's prefix cache probably holds, guessed from what was sent there.
 
-The engines do not say what they keep, and asking them would cost a round trip on every request. A bounded
-record of the prompts that went to each replica is a good enough guess: a wrong one costs a recomputed prefix,
-never a wrong answer. What was only sent is believed for a while; the first token of its answer confirms it.
+The engines do not say which text they keep, and asking them would cost a round trip on every request. A
+bounded record of the prompts that went to each replica is a good enough guess: a wrong one costs a
+recomputed prefix, never a wrong answer. What was only sent is believed for a while; the first token of its
+answer confirms it. Engines that tell how much they keep bound the record further.
 """
 
 import hashlib
@@ -58,6 +59,7 @@ class PrefixIndex:
         self._blocks_max = blocks_per_replica_max
         self._blocks: dict[ReplicaId, OrderedDict[int, float]] = {}
         self._taken_in: dict[ReplicaId, int] = {}
+        self._bounds: dict[ReplicaId, int] = {}
 
     def __len__(self) -> int:
         """Blocks remembered for all replicas together."""
@@ -83,6 +85,10 @@ class PrefixIndex:
                 return count
         return len(hashes)
 
+    def bound(self, replica: ReplicaId, blocks: int) -> None:
+        """Believe in no more than so many blocks of a replica from the next `record` on."""
+        self._bounds[replica] = max(1, min(blocks, self._blocks_max))
+
     def record(self, replica: ReplicaId, hashes: Sequence[int], *, until_s: float = math.inf) -> None:
         """Note that the replica holds a prompt; its blocks become the most recently used.
 
@@ -98,14 +104,16 @@ class PrefixIndex:
         before = len(known)
         # Last block first: a prompt then loses its tail before its head, as in the engine's own cache, and
         # what is left is still a prefix.
-        for block in reversed(hashes[: self._blocks_max]):
+        blocks_max = self._bounds.get(replica, self._blocks_max)
+        for block in reversed(hashes[:blocks_max]):
             known[block] = max(until_s, known.get(block, until_s))
             known.move_to_end(block)
         self._taken_in[replica] = self._taken_in.get(replica, 0) + len(known) - before
-        while len(known) > self._blocks_max:
+        while len(known) > blocks_max:
             known.popitem(last=False)
 
     def forget(self, replica: ReplicaId) -> None:
         """Drop everything about a replica that left or lost its cache; unknown replicas are fine."""
         self._blocks.pop(replica, None)
         self._taken_in.pop(replica, None)
+        self._bounds.pop(replica, None)
