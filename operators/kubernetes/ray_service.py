@@ -11,7 +11,7 @@ from operators.kubernetes.names import Manifest, metadata
 from operators.kubernetes.ray_cluster import ray_cluster_spec
 from operators.kubernetes.resolved import declared
 
-IMPORT_PATH = "operators.kubernetes.applications:build"
+IMPORT_PATH = "operators.serve_applications:build"
 """What Serve calls for every application, with its arguments."""
 
 

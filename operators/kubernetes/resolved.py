@@ -56,7 +56,7 @@ def _check_gateway(config: TidemillConfig) -> None:
     offered = gateway.router_replicas * config.kubernetes.gateway.cpus
     if needed > offered:
         raise ConfigError(
-            f"kubernetes.gateway.cpus: {gateway.router_replicas} pods offer {offered} cores, and the replicas "
+            f"kubernetes.gateway.cpus: {gateway.router_replicas} pods offer {offered} cores, and replicas "
             f"of router and cache need {needed:g}"
         )
 
