@@ -4,16 +4,37 @@ Exporters, dashboards and the documentation are made from it, so a metric that i
 Labels take values from closed sets (roles, reasons, configured names), never from what a client sent.
 """
 
-from cluster.metrics import fleet, model_routing, observability, requests, semantic_cache
+from cluster.metrics import (
+    fleet,
+    model_routing,
+    objectives,
+    observability,
+    requests,
+    semantic_cache,
+)
 from cluster.metrics.metric import Metric
 
-CATALOGUE: tuple[Metric, ...] = (
-    *requests.METRICS,
-    *fleet.METRICS,
-    *model_routing.METRICS,
-    *semantic_cache.METRICS,
-    *observability.METRICS,
-)
-"""Everything there is, in the order dashboards show it."""
+AREAS: dict[str, tuple[Metric, ...]] = {
+    "requests": requests.METRICS,
+    "objectives": objectives.METRICS,
+    "fleet": fleet.METRICS,
+    "model_routing": model_routing.METRICS,
+    "semantic_cache": semantic_cache.METRICS,
+    "observability": observability.METRICS,
+}
+"""By area, in the order documents and dashboards show them."""
 
-__all__ = ["CATALOGUE", "Metric", "fleet", "model_routing", "observability", "requests", "semantic_cache"]
+CATALOGUE: tuple[Metric, ...] = tuple(metric for area in AREAS.values() for metric in area)
+"""Everything there is."""
+
+__all__ = [
+    "AREAS",
+    "CATALOGUE",
+    "Metric",
+    "fleet",
+    "model_routing",
+    "objectives",
+    "observability",
+    "requests",
+    "semantic_cache",
+]

@@ -38,28 +38,39 @@ POOL_POWER = Metric(
     "gauge",
     "Power of a pool's replicas over the last window.",
     ("pool", "source"),
+    everywhere=True,
 )
 METER_ERRORS = Metric(
     "tidemill_energy_meter_errors",
     "gauge",
     "Devices that an energy meter cannot read now, by meter and reason.",
     ("meter", "error"),
+    everywhere=True,
 )
 REPLICAS_WANTED = Metric(
-    "tidemill_pool_replicas_wanted", "gauge", "Replicas that the provisioner wants of a pool.", ("pool",)
+    "tidemill_pool_replicas_wanted",
+    "gauge",
+    "Replicas that the provisioner wants of a pool.",
+    ("pool",),
+    everywhere=True,
 )
 PLAN_POWER = Metric(
-    "tidemill_plan_power_watts", "gauge", "Power that the plan is predicted to draw at the forecast demand."
+    "tidemill_plan_power_watts",
+    "gauge",
+    "Power that the plan is predicted to draw at the forecast demand.",
+    everywhere=True,
 )
 PLAN_DEGRADED = Metric(
     "tidemill_plan_degraded",
     "gauge",
     "1 while the forecast demand cannot be served within the objectives, else 0.",
+    everywhere=True,
 )
 PLAN_AGE = Metric(
     "tidemill_plan_age_seconds",
     "gauge",
     "Time since the provisioner's last decision; grows while it is away.",
+    everywhere=True,
 )
 
 METRICS = (

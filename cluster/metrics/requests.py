@@ -28,6 +28,7 @@ TTFT = Metric(
     "Time to first token: from arrival at the router to the first token sent.",
     ("path",),
     _LATENCY_BUCKETS_S,
+    panel="TTFT",
 )
 TPOT = Metric(
     "tidemill_tpot_seconds",
@@ -35,6 +36,15 @@ TPOT = Metric(
     "Time per output token after the first: (e2e - TTFT) / (output tokens - 1).",
     ("path",),
     _TOKEN_BUCKETS_S,
+    panel="TPOT",
+)
+ITL = Metric(
+    "tidemill_itl_seconds",
+    "histogram",
+    "Inter-token latency: each gap between pieces of a streamed answer, as they came from the engine.",
+    ("path",),
+    _TOKEN_BUCKETS_S,
+    panel="ITL",
 )
 E2E = Metric(
     "tidemill_e2e_seconds",
@@ -42,6 +52,7 @@ E2E = Metric(
     "From arrival at the router to the last byte sent.",
     ("path",),
     _LATENCY_BUCKETS_S,
+    panel="End to end",
 )
 ROUTER_OVERHEAD = Metric(
     "tidemill_router_overhead_seconds",
@@ -68,7 +79,9 @@ RETRIES = Metric(
 REPLICA_FAILURES = Metric(
     "tidemill_replica_failures_total", "counter", "Attempts that a replica failed.", ("pool",)
 )
-REPLICAS = Metric("tidemill_replicas", "gauge", "Replicas in the routing table.", ("pool", "phase"))
+REPLICAS = Metric(
+    "tidemill_replicas", "gauge", "Replicas in the routing table.", ("pool", "phase"), everywhere=True
+)
 LOOKUPS_SKIPPED = Metric(
     "tidemill_lookups_skipped_total",
     "counter",
@@ -87,6 +100,7 @@ METRICS = (
     REJECTED,
     TTFT,
     TPOT,
+    ITL,
     E2E,
     ROUTER_OVERHEAD,
     PROMPT_TOKENS,

@@ -24,6 +24,7 @@ from deployments.router.cache_client import CacheClient
 from deployments.router.decision_log import DecisionLog
 from deployments.router.demand import RouterDemand
 from deployments.router.energy import EnergyEntry, EnergyLedger, TenantNames
+from deployments.router.exposition import StateMetrics
 from deployments.router.fleet_view import FleetPicture
 from deployments.router.learning import LearningLink
 from deployments.router.metrics import RouterMetrics
@@ -81,6 +82,10 @@ class RouterCore:
         self.metrics = RouterMetrics()
         self.demand = RouterDemand(config, router_id)
         self.status = StatusBoard(config.status_page, started_at_s=self.wall_s())
+        self.state_metrics = StateMetrics(
+            config, demand=self.demand, picture=self.picture, now_s=self.now_s, wall_s=self.wall_s
+        )
+        self.metrics.also(self.state_metrics)
         self._tenants = TenantNames(config.telemetry.tenants_max)
         self.energy = EnergyLedger(config.telemetry, self.now_s, self._charged, self._unattributed)
         state = Path(settings.state_dir) if settings.state_dir else None
@@ -146,9 +151,10 @@ class RouterCore:
     def apply(self, fleet: FleetState) -> None:
         """Take a new picture of the fleet."""
         self.picture.apply(fleet)
+        self.state_metrics.heard()
         self.metrics.fleet(self.picture.reports())
         if fleet.plan is not None:
-            self.metrics.plan(fleet.plan, self.wall_s())
+            self.metrics.plan(fleet.plan)
             self.energy.settle(fleet.plan.energy)
 
     def _charged(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:

@@ -1,5 +1,7 @@
 """What arrives at one router and what becomes of it, in the sums that the provisioner forecasts from."""
 
+from collections import Counter
+
 from cluster.config import TidemillConfig
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.fleet import DemandWindow, ModelBacklog
@@ -16,6 +18,8 @@ class RouterDemand:
         self._router_id = router_id
         self._tally = DemandTally(config)
         self._total = DemandWindow(started_at_s=0.0, ended_at_s=0.0)
+        self.results: Counter[tuple[str, str]] = Counter()
+        """Requests by model and what their users got: `met` or `missed` objectives, or `failed`."""
 
     def arrived(self, model: str, prompt_tokens: int) -> None:
         """A request needs an engine."""
@@ -24,6 +28,7 @@ class RouterDemand:
     def finished(self, record: DecisionRecord) -> None:
         """A request is over."""
         signals = record.signals
+        self._judge(record)
         if record.path is Path.CACHED:
             self._tally.cache_hit(signals.model, signals.prompt_tokens)
         elif record.status == 200 and record.path is not None and record.output_tokens > 0:
@@ -35,6 +40,16 @@ class RouterDemand:
                 slo_met=self._in_time(record),
             )
 
+    def _judge(self, record: DecisionRecord) -> None:
+        model = record.signals.model
+        if model not in self._config.models:
+            return
+        if record.status == 200:
+            in_time = record.path is Path.CACHED or self._in_time(record)
+            self.results[model, "met" if in_time else "missed"] += 1
+        elif record.status == 429 or record.status >= 500:
+            self.results[model, "failed"] += 1
+
     def _in_time(self, record: DecisionRecord) -> bool:
         slo = self._config.models[record.signals.model].slo
         ttft_s, tpot_s = record.timeline.ttft_s, record.timeline.tpot_s
@@ -42,8 +57,12 @@ class RouterDemand:
             return True  # nobody saw when its tokens came
         return (ttft_s is None or ttft_s <= slo.ttft_s) and (tpot_s is None or tpot_s <= slo.tpot_s)
 
+    def totals(self) -> DemandWindow:
+        """The sums so far."""
+        self._total = added((self._total, self._tally.take(0.0, 0.0)), started_at_s=0.0, ended_at_s=0.0)
+        return self._total
+
     def report(self, waiting: dict[str, int]) -> DemandReport:
         """The sums so far, and what waits now by model."""
-        self._total = added((self._total, self._tally.take(0.0, 0.0)), started_at_s=0.0, ended_at_s=0.0)
         backlog = tuple(ModelBacklog(model=model, requests=count) for model, count in sorted(waiting.items()))
-        return DemandReport(router_id=self._router_id, classes=self._total.classes, backlog=backlog)
+        return DemandReport(router_id=self._router_id, classes=self.totals().classes, backlog=backlog)

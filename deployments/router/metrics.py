@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.energy import EnergySource
@@ -16,6 +17,7 @@ from cluster.metrics import Metric, fleet, model_routing, observability, request
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
+from deployments.router.exposition import READ_WHEN_SCRAPED
 
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
 _TURNED_AWAY = {429: Reason.QUEUE_FULL, 503: Reason.QUEUE_TIMED_OUT}
@@ -32,7 +34,9 @@ class RouterMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._metrics: dict[str, Any] = {metric.name: self._make(metric) for metric in _OURS}
+        self._metrics: dict[str, Any] = {
+            metric.name: self._make(metric) for metric in _OURS if metric not in READ_WHEN_SCRAPED
+        }
         self._charged_j: defaultdict[tuple[str, EnergySource], float] = defaultdict(float)
         self._output_tokens: defaultdict[str, int] = defaultdict(int)
 
@@ -46,6 +50,10 @@ class RouterMetrics:
 
     def _get(self, metric: Metric) -> Any:
         return self._metrics[metric.name]
+
+    def also(self, collector: Collector) -> None:
+        """Show what a collector reads off the router's state."""
+        self._registry.register(collector)
 
     def request(self, record: DecisionRecord) -> None:
         """Count a finished request."""
@@ -155,7 +163,7 @@ class RouterMetrics:
         self._get(fleet.ENERGY).labels(pool, source.value).inc(energy_j)
         self._get(fleet.UNATTRIBUTED_ENERGY).labels(pool, source.value).inc(energy_j)
 
-    def plan(self, plan: PublishedPlan, now_wall_s: float) -> None:
+    def plan(self, plan: PublishedPlan) -> None:
         """Show the provisioner's last decision."""
         for target in plan.plan.pools:
             self._get(fleet.REPLICAS_WANTED).labels(target.pool).set(target.replicas)
@@ -169,7 +177,6 @@ class RouterMetrics:
             errors.labels(meter, why).set(count)
         self._get(fleet.PLAN_POWER).set(plan.plan.power_w or 0.0)
         self._get(fleet.PLAN_DEGRADED).set(float(plan.plan.degraded))
-        self._get(fleet.PLAN_AGE).set(max(0.0, now_wall_s - plan.decided_at_s))
 
     def text(self, *, in_flight: int, queued: int) -> bytes:
         """The Prometheus text format."""

@@ -1,6 +1,6 @@
 """Brings an engine's answer to the client: bytes as they come, watched but not rewritten."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import orjson
@@ -19,6 +19,7 @@ from deployments.router.stream import (
     tokens_in,
     usage_of,
 )
+from deployments.router.token_gaps import TokenGaps
 from deployments.router.upstream import ReplicaError
 
 _USAGE_PARSE_BYTES_MAX = 4 * 1024 * 1024
@@ -35,6 +36,7 @@ class Relayed:
     cached_tokens: int | None = None
     output_tokens: int = 0
     finish: Finish = Finish.WHOLE
+    gaps: TokenGaps = field(default_factory=TokenGaps)
     content_type: str = ""
     cacheable_body: bytes | None = None
     """The complete answer, if it is one to keep."""
@@ -119,9 +121,11 @@ class Relay:
         self._events = events
         self._copy = [] if keep_for_cache else None
         held = b""
+        gaps = self.relayed.gaps
         try:
             async for chunk in response.content.iter_any():
                 out = events.feed(chunk)
+                gaps.piece(chunk, self._core.now_s())
                 if not self._responder.started:
                     held += out
                     if not has_begun(held):

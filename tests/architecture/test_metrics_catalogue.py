@@ -9,7 +9,7 @@ import pytest
 from cluster import metrics
 from cluster.metrics import CATALOGUE, Metric
 
-COUNTED = ("requests", "replicas", "entries", "waiters", "errors", "degraded", "tenants")
+COUNTED = ("requests", "replicas", "entries", "waiters", "errors", "degraded", "tenants", "reasons")
 KINDS = {
     "counter": prometheus_client.Counter,
     "gauge": prometheus_client.Gauge,
