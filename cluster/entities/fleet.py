@@ -196,9 +196,12 @@ class SeriesMemory:
     """What the forecast remembers of one series of arrivals. Sums over windows, older ones counting less."""
 
     moments: tuple[float, ...] = ()
-    """Of a line through arrivals per second by time, from now back: Σw, Σw², Σwt, Σwt², Σwy, Σwty, Σwy²."""
+    """Of a line through requests per second, hits of the semantic cache among them, by time, from now back:
+    Σw, Σw², Σwt, Σwt², Σwy, Σwty, Σwy²."""
     recent: tuple[float, ...] = ()
     """Of the last minute or so: Σw, Σw², Σwt, Σwy."""
+    missed: tuple[float, ...] = ()
+    """Of the last minute or so: requests that needed an engine, and all requests."""
     tokens: tuple[float, ...] = ()
     """Arrivals, their prompt tokens, the squares of these; completions, their prompt, cached, output and
     attended tokens."""

@@ -4,6 +4,9 @@ Two experts speak for every workload class: a straight line through the last min
 as far as it is significant, and the same time on earlier days. The one that erred less over the horizon so
 far is believed. A jump that noise does not explain restarts the line, so that a flash crowd is followed
 within seconds. The band above the expected demand covers what the expert has been wrong by.
+
+What is forecast is what clients ask; how much of it the semantic cache leaves for engines is seen of late. A
+cache that was emptied, or that has become more careful, is planned for at once, not as a rise of demand.
 """
 
 import math
@@ -81,7 +84,9 @@ def forecast_class(
     deviation = math.sqrt(expected / max(horizon_s, 1.0) + error2 * expected * expected)
     # What comes right now has to be served whatever the line through the last minutes says.
     now = 0.0 if silent or not memory.recent else memory.recent[3] / memory.recent[0]
-    return memory, _forecast(memory, demand, expected, max(now, expected + config.band_sigmas * deviation))
+    missed = memory.missed[0] / memory.missed[1] if memory.missed and memory.missed[1] > 0 else 1.0
+    high = missed * max(now, expected + config.band_sigmas * deviation)
+    return memory, _forecast(memory, demand, missed * expected, high)
 
 
 def _learnt(
@@ -93,8 +98,11 @@ def _learnt(
     answer_s: float,
     config: ForecastConfig,
 ) -> SeriesMemory:
-    rate = demand.arrivals / span_s
+    asked = demand.arrivals + demand.cache_hits
+    rate = asked / span_s
     recent_s = recent_half_life_s(answer_s, config)
+    keep = 0.5 ** (span_s / recent_s)
+    missed, offered = memory.missed or (0.0, 0.0)
     recent = _decayed_recent(memory.recent, rate, span_s, recent_s)
     moments = _decayed_moments(memory.moments, rate, span_s, config.half_life_s)
     if _jumped(moments, recent, span_s):
@@ -103,6 +111,7 @@ def _learnt(
         _judged(memory, recent[3] / recent[0], ended_at_s),
         moments=moments,
         recent=recent,
+        missed=(missed * keep + demand.arrivals, offered * keep + asked),
         arrived_at_s=ended_at_s if demand.arrivals else memory.arrived_at_s,
         tokens=_decayed_tokens(memory.tokens, demand, span_s, config.half_life_s * _TOKENS_HALF_LIVES),
         recent_tokens=_decayed_tokens(memory.recent_tokens, demand, span_s, recent_s),

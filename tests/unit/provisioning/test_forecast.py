@@ -10,15 +10,18 @@ from cluster.policy.provisioning.forecast import forecast_class, lengthened
 CONFIG = ForecastConfig()
 
 
-def _run(rates, *, window_s=10.0, horizon_s=60.0, config=CONFIG, seed=None):
+def _run(rates, *, window_s=10.0, horizon_s=60.0, config=CONFIG, seed=None, hits=lambda _: 0.0):
     memory, at_s, forecasts = SeriesMemory(), 0.0, []
     rng = np.random.default_rng(seed)
-    for rate in rates:
-        count = round(rate * window_s) if seed is None else int(rng.poisson(rate * window_s))
+    for step, rate in enumerate(rates):
+        asked = round(rate * window_s) if seed is None else int(rng.poisson(rate * window_s))
+        cached = round(hits(step) * asked)
+        count = asked - cached
         demand = ClassDemand(
             model="m",
             workload_class="0-",
             arrivals=count,
+            cache_hits=cached,
             prompt_tokens=100 * count,
             completions=count,
             output_tokens=20 * count,
@@ -46,6 +49,18 @@ def test_constant_demand_is_forecast_as_it_is():
     _, forecasts = _run([20.0] * 100)
     assert forecasts[-1].arrivals_mean_per_s == pytest.approx(20.0, rel=0.01)
     assert forecasts[-1].arrivals_per_s >= 20.0
+
+
+def test_what_the_cache_answers_is_not_planned_for():
+    _, forecasts = _run([20.0] * 100, hits=lambda _: 0.4)
+    assert forecasts[-1].arrivals_mean_per_s == pytest.approx(12.0, rel=0.01)
+
+
+def test_an_emptied_cache_is_planned_for_within_two_minutes_and_is_no_slope():
+    _, forecasts = _run([20.0] * 140, hits=lambda step: 0.5 if step < 100 else 0.0)
+    assert forecasts[99].arrivals_mean_per_s == pytest.approx(10.0, rel=0.02)
+    assert forecasts[111].arrivals_mean_per_s > 18.0
+    assert max(found.arrivals_mean_per_s for found in forecasts[100:]) < 20.5, "no more than clients ask"
 
 
 def test_a_slope_is_carried_on_over_the_horizon():
