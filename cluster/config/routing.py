@@ -98,6 +98,10 @@ class ReplicaRoutingConfig(Section):
     over. `adapter`: replicas that hold the request's LoRA adapter. `session`: the home of the request's
     session."""
 
+    adapter_loss_s_max: float = Field(default=2.0, ge=0)
+    """A request for an adapter may also go to one replica that has to load it, if its first token is
+    predicted to come more than this later on every replica that holds it."""
+
     session_loss_s_max: float = Field(default=5.0, ge=0)
     """A session leaves its home for a request whose first token is predicted to come more than this later
     there."""

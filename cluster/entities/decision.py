@@ -6,6 +6,7 @@ traffic. It never holds the prompt or the answer.
 
 from dataclasses import dataclass, field
 
+from cluster.entities.adapter_routing import AdapterAnswer, AdapterDecision
 from cluster.entities.model_routing import ModelCandidate, ModelChoice, ModelSignals
 from cluster.entities.pool import ReplicaId, ReplicaView
 from cluster.entities.reasons import Reason
@@ -99,6 +100,10 @@ class DecisionRecord:
     """Outcome of the semantic cache: `exact`, `semantic`, `miss` or `bypass`."""
     model_choice: ModelDecision | None = None
     """Why this model; None if the caller named one. After a fallback, the last choice."""
+    adapter_choice: AdapterDecision | None = None
+    """Why this adapter; None if the base model was asked."""
+    adapter_answer: AdapterAnswer | None = None
+    """Which adapter answered; None if no replica said so."""
     cascade: tuple[CascadeAnswer, ...] = ()
     """Models that were asked one after the other; empty without a cascade."""
     path: Path | None = None

@@ -27,6 +27,7 @@ class Countable:
     )
 
     adapters: tuple[str, ...] = ()
+    adapters_in_host: tuple[str, ...] = ()
 
     def __init__(self, pool: "SimulatedPool") -> None:
         self.pool = pool

@@ -30,16 +30,49 @@ def test_only_replicas_with_the_adapter_are_compared(policy):
     assert choose(*fleet, policy=policy, adapter="code") == "b"
 
 
-def test_an_adapter_that_nobody_holds_and_no_adapter_narrow_nothing():
-    fleet = [view("a"), view("b", adapters=("law",), pending_prefill_tokens=500)]
-    assert choose(*fleet, adapter="code") == "a"
-    assert choose(*fleet) == "a"
+def test_what_is_in_a_slot_comes_before_what_is_in_memory():
+    fleet = [view("a"), view("b", adapters_in_host=("law",), requests_in_flight=1)]
+    assert choose(*fleet, adapter="law") == "b"
+    assert choose(*fleet, view("c", adapters=("law",), requests_in_flight=9), adapter="law") == "c"
 
 
-def test_a_replica_with_the_adapter_that_is_full_or_failing_does_not_hold_the_request_up():
+def test_no_adapter_narrows_nothing():
+    assert choose(view("a", pending_prefill_tokens=500), view("b"), filters=("adapter",)) == "b"
+
+
+def test_an_adapter_that_nobody_holds_has_one_home_and_adapters_are_spread_over_homes():
+    fleet = [view(name, pending_prefill_tokens=300 * number) for number, name in enumerate("abcd")]
+    homes = {number: choose(*fleet, adapter=f"a{number}") for number in range(200)}
+    assert homes == {number: choose(*reversed(fleet), adapter=f"a{number}") for number in range(200)}
+    assert min(Counter(homes.values()).values()) > 30
+
+
+def test_a_home_that_is_much_later_is_passed_over():
+    home = choose(view("a"), view("b"), adapter="law")
+    other = "b" if home == "a" else "a"
+    assert choose(view(home, pending_prefill_tokens=1900), view(other), adapter="law") == home
+    assert choose(view(home, pending_prefill_tokens=2100), view(other), adapter="law") == other
+
+
+def test_holders_that_cannot_take_a_request_send_it_to_one_other_replica():
     full = view("full", adapters=("law",), requests_in_flight=64)
     aside = view("aside", adapters=("law",), put_aside_until_s=9.0)
-    assert choose(full, aside, view("a"), adapter="law") == "a"
+    fleet = [view(name) for name in "abcd"]
+    chosen = {choose(full, aside, *fleet[n:], *fleet[:n], adapter="law") for n in range(4)}
+    assert len(chosen) == 1
+    assert chosen <= set("abcd")
+
+
+def test_a_late_holder_gains_one_helper_and_an_early_one_none():
+    fleet = [view(name) for name in "abcd"]
+    near = view("holder", adapters=("law",), pending_prefill_tokens=1900)
+    assert choose(near, *fleet, adapter="law") == "holder"
+    late = view("holder", adapters=("law",), pending_prefill_tokens=3200)
+    helper = choose(late, *fleet, adapter="law")
+    assert helper in set("abcd")
+    # The helper is late, too, and nobody else is asked before it has loaded the adapter.
+    busy = [view(name, pending_prefill_tokens=1000 * (name == helper)) for name in "abcd"]
+    assert choose(late, *busy, adapter="law") == helper
 
 
 def test_sessions_keep_their_home_and_are_spread_evenly():

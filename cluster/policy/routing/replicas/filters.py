@@ -5,25 +5,45 @@ unfitting length do not come so far (`length_limits.py`). These express a prefer
 nobody is passed over.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from cluster.config.routing import ReplicaFilterName, ReplicaRoutingConfig
-from cluster.entities.pool import ReplicaCandidate
+from cluster.entities.pool import ReplicaCandidate, ReplicaId
 from cluster.entities.workload import RequestSignals
+from cluster.policy.rendezvous import affinity
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
 
 Filter = Callable[[RequestSignals, Sequence[ReplicaCandidate], ReplicaRoutingConfig], list[ReplicaCandidate]]
 
 
 def with_adapter(
-    signals: RequestSignals, candidates: Sequence[ReplicaCandidate], _config: ReplicaRoutingConfig
+    signals: RequestSignals, candidates: Sequence[ReplicaCandidate], config: ReplicaRoutingConfig
 ) -> list[ReplicaCandidate]:
-    """Replicas that hold the request's LoRA adapter; all of them for a request without one."""
-    if not signals.adapter:
+    """Replicas that hold the request's LoRA adapter, and at most one more; all for a request without one.
+
+    In a slot is better than in the host's memory. One that would have to load it is added where all that hold
+    it are late, or none can take the request: always the same one (rendezvous hashing), so that an adapter in
+    demand gains one home at a time and is not loaded everywhere at once.
+    """
+    if not signals.adapter or not candidates:
         return list(candidates)
-    return [replica for replica in candidates if signals.adapter in replica.adapters]
+    holders = [replica for replica in candidates if signals.adapter in replica.adapters]
+    holders = holders or [replica for replica in candidates if signals.adapter in replica.adapters_in_host]
+    ttft_s = _ttft_s(signals, candidates, config)
+    others = [replica for replica in candidates if replica not in holders]
+    if not others:
+        return holders
+    latest_s = min(ttft_s[replica.replica_id] for replica in others) + config.adapter_loss_s_max
+    next_home = max(
+        (replica for replica in others if ttft_s[replica.replica_id] <= latest_s),
+        key=lambda replica: affinity(signals.adapter, replica.replica_id),
+    )
+    if holders and min(ttft_s[replica.replica_id] for replica in holders) <= (
+        ttft_s[next_home.replica_id] + config.adapter_loss_s_max
+    ):
+        return holders
+    return [*holders, next_home]
 
 
 def home_of_session(
@@ -36,19 +56,21 @@ def home_of_session(
     """
     if not signals.session or not candidates:
         return list(candidates)
-    home = max(candidates, key=lambda replica: _affinity(signals.session, replica.replica_id))
-    ttft_s = {
+    home = max(candidates, key=lambda replica: affinity(signals.session, replica.replica_id))
+    ttft_s = _ttft_s(signals, candidates, config)
+    late = ttft_s[home.replica_id] > min(ttft_s.values()) + config.session_loss_s_max
+    return list(candidates) if late else [home]
+
+
+def _ttft_s(
+    signals: RequestSignals, candidates: Sequence[ReplicaCandidate], config: ReplicaRoutingConfig
+) -> dict[ReplicaId, float]:
+    return {
         replica.replica_id: predicted_ttft_s(
             signals.prompt_tokens, replica, assumed_tokens_per_s=config.assumed_prefill_tokens_per_s
         )
         for replica in candidates
     }
-    late = ttft_s[home.replica_id] > min(ttft_s.values()) + config.session_loss_s_max
-    return list(candidates) if late else [home]
-
-
-def _affinity(session: str, replica_id: str) -> bytes:
-    return hashlib.blake2b(f"{session}\0{replica_id}".encode(), digest_size=8).digest()
 
 
 FILTERS: Mapping[ReplicaFilterName, Filter] = MappingProxyType(
