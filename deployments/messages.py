@@ -60,6 +60,9 @@ ADAPTER_TIER = "x-tidemill-adapter-tier"
 """Header of a replica's answer: where the adapter lay when the request came (`AdapterTier`)."""
 ADAPTER_WAIT = "x-tidemill-adapter-wait-s"
 """Header of a replica's answer: how long the request was parked until its adapter was in the engine."""
+ADAPTER_REFUSED = "x-tidemill-adapter-refused"
+"""Header of a replica's error: why the adapter cannot be had there now. The replica itself is well, and
+another one may have the adapter."""
 REQUEST_ID = "x-request-id"
 """Sent to engines; vLLM makes it part of its request id."""
 

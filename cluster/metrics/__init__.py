@@ -5,12 +5,14 @@ Labels take values from closed sets (roles, reasons, configured names), never fr
 """
 
 from cluster.metrics import (
+    adapters,
     fleet,
     model_routing,
     objectives,
     observability,
     requests,
     semantic_cache,
+    tenants,
 )
 from cluster.metrics.metric import Metric
 
@@ -19,8 +21,10 @@ AREAS: dict[str, tuple[Metric, ...]] = {
     "objectives": objectives.METRICS,
     "fleet": fleet.METRICS,
     "model_routing": model_routing.METRICS,
+    "adapters": adapters.METRICS,
     "semantic_cache": semantic_cache.METRICS,
     "observability": observability.METRICS,
+    "tenants": tenants.METRICS,
 }
 """By area, in the order documents and dashboards show them."""
 
@@ -31,10 +35,12 @@ __all__ = [
     "AREAS",
     "CATALOGUE",
     "Metric",
+    "adapters",
     "fleet",
     "model_routing",
     "objectives",
     "observability",
     "requests",
     "semantic_cache",
+    "tenants",
 ]

@@ -1,0 +1,60 @@
+"""What the pager asks of an engine. vLLM and the simulated engine answer it in `deployments.engine`."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAdapter:
+    """An adapter as an engine is told of it."""
+
+    name: str
+    """What requests call it: `BASE:NAME`."""
+    number: int
+    """Chosen by the pager and never used for other weights."""
+    path: str
+    """Folder of its files, named after their hash: engines key prefix caches by it."""
+    bytes: int
+    """Of its weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What a load into a slot took."""
+
+    stall_s: float
+    """For which the engine computed nothing."""
+
+
+class AdapterLoadError(Exception):
+    """The engine does not take this adapter; it goes on with the others."""
+
+
+class AdapterBackend(Protocol):
+    """The slots of one engine. Loads and unloads are never called two at a time."""
+
+    keeps_host_copies: bool
+    """Whether `prepare` does anything."""
+
+    async def prepare(self, adapter: EngineAdapter) -> None:
+        """Read an adapter into the engine's memory while it computes, so that `load` only copies.
+
+        Raises:
+            AdapterLoadError: it cannot be read.
+        """
+
+    async def forget(self, number: int) -> None:
+        """Give the memory of `prepare` back; an adapter in a slot stays there."""
+
+    async def load(self, adapter: EngineAdapter) -> LoadReport:
+        """Put an adapter into a free slot and let requests name it. In a slot already: only a touch.
+
+        Raises:
+            AdapterLoadError: the engine refuses it.
+        """
+
+    async def unload(self, number: int) -> None:
+        """Take an adapter that no request uses out of its slot; a prepared copy stays in memory."""
+
+    async def held(self) -> frozenset[int]:
+        """Numbers of the adapters in the engine."""

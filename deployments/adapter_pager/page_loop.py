@@ -1,0 +1,261 @@
+"""Moves adapters: one load at a time, within the stall budget, the longest wait first.
+
+Everything that takes long happens beside it: files are fetched and checked in threads, and copies in the
+engine's memory are made while the engine computes. What is left for the engine's own loop is short, and there
+is always room for it: who leaves, leaves before anybody comes, so that the engine's own LRU never chooses.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+
+from cluster.config.adapters import PoolAdaptersConfig
+from cluster.entities.adapters import AdapterTier
+from cluster.metrics import adapters as metrics
+from cluster.policy.paging.core import PagerCore
+from cluster.policy.paging.interface import ResidencyPlan
+from deployments.adapter_pager.backend import AdapterBackend, AdapterLoadError
+from deployments.adapter_pager.entries import Entry, Shelf
+from deployments.adapter_pager.metrics import PagerMetrics
+from deployments.adapter_pager.staging import Staging
+from deployments.adapter_pager.stall_budget import StallBudget
+
+logger = logging.getLogger("tidemill.adapters")
+
+_STAGED_FOR_S = 60.0
+"""So long after they were read, files are taken for unchanged and still in memory."""
+_LOOK_AGAIN_S = 1.0
+"""Nothing depends on it but what a lost wake-up would cost."""
+_STALL_GUESS_S = 0.02
+"""Of the first load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One load and what must leave before."""
+
+    entry: Entry
+    leaving: tuple[str, ...]
+    planned: bool
+    """Nobody waits for it."""
+
+
+class PageLoop:
+    """The only place that calls the engine's loads and unloads."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        core: PagerCore,
+        *,
+        config: PoolAdaptersConfig,
+        backend: AdapterBackend,
+        staging: Staging,
+        exported: PagerMetrics,
+    ) -> None:
+        self._shelf = shelf
+        self._core = core
+        self._config = config
+        self._backend = backend
+        self._staging = staging
+        self._exported = exported
+        self._wake = asyncio.Event()
+        self._budget = StallBudget(config.stall_s_per_s, debt_s=config.stall_debt_s, now_s=time.monotonic())
+        self._stall_s = _STALL_GUESS_S
+        self._due_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.plan: ResidencyPlan | None = None
+        """What should be resident, as far as it is not yet."""
+        self.page_ins = 0
+        self.stalled_s = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End; what is parked stays parked."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._turn()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                logger.exception("the adapter pager goes on after an unexpected error")
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        await self._see_out()
+        self._due_s = time.monotonic() + _LOOK_AGAIN_S
+        job = self._next_job(time.monotonic())
+        if job is not None:
+            await self._do(job)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.001, self._due_s - time.monotonic())):
+                await self._wake.wait()
+
+    async def _see_out(self) -> None:
+        """Unload what the catalogue has no more and nobody runs on."""
+        for entry in [e for e in self._shelf.leaving if not e.running]:
+            if entry.in_slot:
+                await self._unload(entry, "removed")
+            if entry.in_host:
+                await self._staging.forget(entry)
+            self._staging.let_go(entry)
+            self._shelf.leaving.remove(entry)
+
+    def _next_job(self, now_s: float) -> Job | None:
+        """The next load, if one can and may happen now."""
+        busy = [entry.key for entry in self._shelf.in_slots() if entry.running]
+        blocked: list[Entry] = []
+        job = None
+        for entry in self._shelf.waiting():
+            if entry.in_slot or not self._is_staged(entry, now_s):
+                continue
+            leaving = self._room_for(entry, busy)
+            if leaving is None:
+                blocked.append(entry)
+            elif job is None:
+                job = Job(entry=entry, leaving=leaving, planned=False)
+        self._drain_for(blocked, now_s)
+        if job is None:
+            return self._planned_job(busy, now_s)
+        return job if self._may_load(now_s, urgent=True) else None
+
+    def _is_staged(self, entry: Entry, now_s: float) -> bool:
+        """Whether its files are ready to load; begins staging if not."""
+        if entry.in_host or now_s - entry.staged_at_s < _STAGED_FOR_S:
+            return entry.staging is None
+        self._staging.begin(entry, self.wake)
+        return False
+
+    def _room_for(self, entry: Entry, busy: list[str]) -> tuple[str, ...] | None:
+        """Who must leave for it; None: it cannot be loaded now."""
+        # vLLM tells adapters of running requests apart by name: two versions never run side by side.
+        if any(e.in_slot and e.card.name == entry.card.name for e in self._shelf.leaving):
+            return None
+        leaving = self._core.room_for(entry.key, busy)
+        if leaving is None or len(self._shelf.in_slots()) - len(leaving) < self._config.slots:
+            return leaving
+        return None  # the engine still holds more than the pager's state says; the next turn knows better
+
+    def _drain_for(self, blocked: list[Entry], now_s: float) -> None:
+        """Let the adapter whose requests end first run dry, for one that has waited for too long."""
+        draining = [entry for entry in self._shelf.in_slots() if entry.draining]
+        waits_s = [now_s - entry.waiters[0].since_s for entry in blocked]
+        if not waits_s or max(waits_s) < self._config.drain_s:
+            for entry in draining:
+                entry.draining = False
+                self._admit(entry)
+            if waits_s:
+                self._due_s = min(self._due_s, now_s + self._config.drain_s - max(waits_s))
+            return
+        if not draining:
+            candidates = [e for e in self._shelf.in_slots() if e.running and not e.card.pinned]
+            if candidates:
+                min(candidates, key=lambda entry: entry.tokens_left).draining = True
+
+    def _planned_job(self, busy: list[str], now_s: float) -> Job | None:
+        plan = self.plan
+        if plan is None or self._shelf.parked:
+            return None
+        wanted = {*plan.keep, *plan.load}
+        for key in plan.load:
+            entry = next((e for e in self._shelf.by_name.values() if e.key == key), None)
+            if entry is None or entry.in_slot or entry.retry_at_s > now_s:
+                continue
+            leaving = self._room_for(entry, busy)
+            if leaving is None or wanted & set(leaving):
+                continue
+            if not self._is_staged(entry, now_s):
+                return None  # its end wakes this loop
+            return Job(entry=entry, leaving=leaving, planned=True) if self._may_load(now_s) else None
+        if all(self._core.holds(key) for key in plan.load if key in self._core.keys):
+            self.plan = None
+        return None
+
+    def _may_load(self, now_s: float, *, urgent: bool = False) -> bool:
+        """Whether the stall budget allows a load now. While nothing runs, loads stall nobody."""
+        if not any(entry.running for entry in self._shelf):
+            return True
+        wait_s = self._budget.wait_s(self._stall_s, now_s, urgent=urgent)
+        self._due_s = min(self._due_s, now_s + wait_s)
+        return wait_s <= 0
+
+    async def _do(self, job: Job) -> None:
+        entry = job.entry
+        began_s, tier = time.monotonic(), entry.tier
+        if entry.staging_since_s:  # since the last load: staging is part of the page-in
+            began_s, tier = entry.staging_since_s, entry.staging_tier
+        for key in job.leaving:
+            await self._unload(self._shelf.of_key(key), "plan" if job.planned else "demand")
+        try:
+            report = await self._backend.load(entry.for_engine())
+        except AdapterLoadError as error:
+            self._staging.failed(entry, "engine", str(error))
+            return
+        now_s = time.monotonic()
+        entry.tier, entry.failures, entry.staging_since_s = AdapterTier.DEVICE, 0, 0.0
+        entry.prefetched, entry.used_at_s = job.planned, now_s
+        self._note(entry, tier, now_s - began_s, report.stall_s)
+        self._admit(entry)
+        await self.reconcile()
+
+    def _note(self, entry: Entry, tier: AdapterTier, seconds: float, stall_s: float) -> None:
+        running = sum(len(e.running) for e in self._shelf)
+        self._core.loaded(entry.key)
+        self._core.paged_in(entry.key, tier.value, seconds, stall_s=stall_s)
+        self._stall_s += 0.3 * (stall_s - self._stall_s)
+        self.page_ins += 1
+        if running:
+            self._budget.spend(stall_s, time.monotonic())
+            self.stalled_s += stall_s
+            self._exported.count(metrics.ADAPTER_STALL, by=stall_s)
+        self._exported.observe(metrics.ADAPTER_PAGE_IN, seconds, tier.value)
+
+    def _admit(self, entry: Entry) -> None:
+        """Let everybody in who waits for it."""
+        while entry.waiters:
+            waiter = entry.waiters.popleft()
+            if not waiter.admitted.done():
+                waiter.admitted.set_result(entry.run(waiter.request))
+
+    async def _unload(self, entry: Entry, reason: str) -> None:
+        await self._backend.unload(entry.number)
+        entry.tier = AdapterTier.HOST if entry.in_host else AdapterTier.DISK
+        entry.draining = False
+        self._core.evicted(entry.key)
+        self._core.lies(entry.key, entry.tier.value)
+        self._exported.count(metrics.ADAPTER_EVICTIONS, reason)
+        if entry.prefetched:
+            entry.prefetched = False
+            self._exported.count(metrics.ADAPTER_PREFETCHES, "wasted")
+            self._exported.count(
+                metrics.ADAPTER_WASTED, by=entry.facts.bytes if entry.facts is not None else 0
+            )
+
+    async def reconcile(self) -> None:
+        """Bring the engine to what this process believes: after a restart, and after every load."""
+        held = await self._backend.held()
+        believed = {entry.number: entry for entry in self._shelf.in_slots()}
+        for number in held - set(believed):
+            logger.warning("the engine holds adapter %d, which should not be in a slot; removing it", number)
+            await self._backend.unload(number)
+        for number in set(believed) - held:
+            entry = believed[number]
+            logger.warning("the engine lost adapter %s; putting it back", entry.card.name)
+            with contextlib.suppress(AdapterLoadError):
+                await self._backend.load(entry.for_engine())
