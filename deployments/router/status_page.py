@@ -104,6 +104,7 @@ class StatusPage:
         wall_s = core.wall_s()
         return {
             "at_wall_s": wall_s,
+            "period_s": core.config.status_page.period_s,
             "router": core.router_id,
             "routers": core.config.gateway.router_replicas,
             "up_s": round(wall_s - board.started_at_s),
