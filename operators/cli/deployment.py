@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
 import httpx
 
 from cluster.config import TidemillConfig
 from operators.cli.console import CliError
 from operators.cli.gateway_client import refusal
-from operators.local_cluster.cluster import SOURCE_ROOT, LocalCluster
+from operators.local_cluster.cluster import SOURCE_ROOT
 
 _POLL_S = 0.5
 _PROBE_PAUSE_S = 0.5
@@ -26,11 +26,25 @@ _ERROR_CHARACTERS_MAX = 400
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
 
 
+class Ground(Protocol):
+    """The Ray cluster that is deployed on: one of our own, or the one that a job runs on."""
+
+    address: str
+    """Where drivers connect."""
+    environment: dict[str, str]
+    """Of drivers."""
+    head_log: Path
+
+    def is_alive(self) -> bool:
+        """Whether its head runs, as far as can be told."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """What ends the waiting: the cluster's death or the end of patience."""
 
-    cluster: LocalCluster
+    cluster: Ground
     deadline_at_s: float
 
     def check(self, waiting_for: str) -> None:
@@ -71,9 +85,32 @@ def deploy_applications(
         "weights": weights,
         "admin_key": admin_key,
     }
+    run_deployer("operators.cli.deployer", order, watch=watch, state_dir=state_dir, progress=progress)
+
+
+def run_deployer(
+    module: str,
+    order: dict[str, Any],
+    *,
+    watch: Watch,
+    state_dir: Path,
+    progress: Callable[[str], None],
+) -> Any:
+    """Run a deployer in a process of its own; what it says when it is done.
+
+    Args:
+        module: a module that takes an order on standard input and tells events on standard output.
+        order: for it.
+        watch: ends the waiting.
+        state_dir: where its log goes.
+        progress: told of every step.
+
+    Raises:
+        CliError: it failed, Ray died, or it took too long.
+    """
     with (state_dir / "deploy.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "operators.cli.deployer"],
+            [sys.executable, "-m", module],
             env=watch.cluster.environment,
             cwd=SOURCE_ROOT,
             stdin=subprocess.PIPE,
@@ -86,15 +123,15 @@ def deploy_applications(
         assert process.stdout is not None  # noqa: S101
         process.stdin.write(json.dumps(order).encode())
         process.stdin.close()
-        _follow(process.stdout, watch, progress)
+        return _follow(process.stdout, watch, progress)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
 
 
-def _follow(stream: IO[bytes], watch: Watch, progress: Callable[[str], None]) -> None:
-    """Read the deployer's events until it is done."""
+def _follow(stream: IO[bytes], watch: Watch, progress: Callable[[str], None]) -> Any:
+    """Read the deployer's events until it is done; what it said last."""
     pending = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
@@ -111,7 +148,7 @@ def _follow(stream: IO[bytes], watch: Watch, progress: Callable[[str], None]) ->
                 if "error" in event:
                     raise CliError(f"deployment failed: {event['error'][:_ERROR_CHARACTERS_MAX]}")
                 if "done" in event:
-                    return
+                    return event["done"]
                 progress(event["progress"])
 
 

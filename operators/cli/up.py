@@ -22,7 +22,7 @@ from operators.cli.state import (
     state_dir_of,
 )
 from operators.cli.stop_signals import StopRequested, StopSignals, stop_with_parent
-from operators.local_cluster.cluster import LocalCluster, LocalClusterError
+from operators.local_cluster.cluster import LocalCluster, LocalClusterError, runtime_dir_of
 from operators.local_cluster.environment import gateway_environment
 from operators.local_cluster.failures import last_errors
 from operators.local_cluster.preflight import observe_facts, problems, wanted_ports
@@ -124,10 +124,9 @@ class _Run:
                     progress=self._reporter.note,
                 )
         except CliError as error:
-            details = tuple(last_errors(watch.cluster.runtime_dir))
-            logs = (
-                f"logs: {self._state_dir / 'deploy.log'}, {watch.cluster.runtime_dir}/ray/session_latest/logs"
-            )
+            runtime_dir = runtime_dir_of(self._state_dir)
+            details = tuple(last_errors(runtime_dir))
+            logs = f"logs: {self._state_dir / 'deploy.log'}, {runtime_dir}/ray/session_latest/logs"
             raise CliError(str(error), details=(*details, logs)) from error
 
     def _preflight(self) -> None:
