@@ -5,7 +5,6 @@ that pods must be made anew for, to which requests move step by step.
 import yaml
 
 from cluster.config import TidemillConfig
-from deployments.app import GATEWAY_APPLICATION, pool_application_name
 from operators.kubernetes.images import Versions
 from operators.kubernetes.names import Manifest, metadata
 from operators.kubernetes.ray_cluster import ray_cluster_spec
@@ -42,6 +41,9 @@ def ray_service(config: TidemillConfig, versions: Versions) -> Manifest:
 
 def serve_config(config: TidemillConfig) -> Manifest:
     """What Serve's REST interface is told: the applications that `deployments.app` builds."""
+    # Brings Ray along, which takes seconds and is needed for this variant only.
+    from deployments.app import GATEWAY_APPLICATION, pool_application_name  # noqa: PLC0415
+
     description = declared(config)
     applications = [
         {
