@@ -1,5 +1,7 @@
 """The HTTP ingress and the router replicas behind it."""
 
+from ipaddress import ip_address
+
 from pydantic import Field
 
 from cluster.config.base import LabelKey, LabelSelector, Section
@@ -48,8 +50,31 @@ class GatewayConfig(Section):
     body_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024)
     """A larger request body gets 413."""
 
+    header_bytes_max: int = Field(default=32 * 1024, ge=1024)
+    """A request whose headers are larger in all gets 431."""
+
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    """A client that has not sent its whole request by then gets 408."""
+
+    stalled_client_timeout_s: float = Field(default=60.0, gt=0)
+    """A client that takes nothing of its answer for so long is left, and the engine's work is aborted."""
+
     json_depth_max: int = Field(default=64, ge=4, le=1000)
     """A request nested deeper gets 400."""
 
+    allow_without_keys: bool = False
+    """Listen on an address other than loopback although `tenants.enabled` is off: something in front, such as
+    an ingress or a network policy, decides who may call."""
+
     admin_key_env: str = "TIDEMILL_ADMIN_KEY"
     """Environment variable that holds the key for `/admin/*`; `tidemill up` makes a key if it is unset."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -15,6 +15,7 @@ from cluster.config.provisioning import ProvisioningConfig
 from cluster.config.routing import RoutingConfig
 from cluster.config.semantic_cache import SemanticCacheConfig
 from cluster.config.telemetry import TelemetryConfig
+from cluster.config.tenants import TenantsConfig
 from cluster.entities.model_routing import Goal
 from cluster.entities.pool import Role
 
@@ -34,6 +35,7 @@ class TidemillConfig(Section):
     adapters: AdaptersConfig = AdaptersConfig()
     provisioning: ProvisioningConfig = ProvisioningConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    tenants: TenantsConfig = TenantsConfig()
     decision_log: DecisionLogConfig = DecisionLogConfig()
     logging: LoggingConfig = LoggingConfig()
     tracing: TracingConfig = TracingConfig()
@@ -53,11 +55,27 @@ class TidemillConfig(Section):
                 raise ValueError(f"models.{model}: no decode or combined pool serves it; add one to pools")
         self._check_names()
         self._check_adapters()
+        self._check_callers()
         for field, model in self.routing.models.models_named:
             if model not in self.models:
                 known = ", ".join(sorted(self.models))
                 raise ValueError(f"routing.models.{field}: no model {model!r}; models has: {known}")
         return self
+
+    def _check_callers(self) -> None:
+        """Nobody is let in by mistake, and what tenants may ask is there."""
+        if not self.tenants.enabled and not self.gateway.allow_without_keys and not self.gateway.is_loopback:
+            raise ValueError(
+                f"gateway.host: {self.gateway.host} lets everybody in who reaches this machine; set "
+                "tenants.enabled: true and make keys (`tidemill keys create`), or say "
+                "gateway.allow_without_keys: true"
+            )
+        encoder = self.semantic_cache.encoder.model
+        for name, tenant in self.tenants.tenants.items():
+            unknown = set(tenant.models or ()) - {*self.client_names, encoder}
+            if unknown:
+                known = ", ".join(self.client_names)
+                raise ValueError(f"tenants.tenants.{name}.models: no model {min(unknown)!r}; there are: {known}")
 
     def _check_names(self) -> None:
         taken: dict[str, str] = {}

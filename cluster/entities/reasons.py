@@ -40,6 +40,19 @@ class Reason(StrEnum):
     QUEUE_FULL = "queue_full"
     TOO_LATE = "too_late"
     QUEUE_TIMED_OUT = "queue_timed_out"
+    # tenants
+    KEY_INVALID = "key_invalid"
+    MODEL_REFUSED = "model_refused"
+    RATE_LIMITED = "rate_limited"
+    CONCURRENCY_LIMITED = "concurrency_limited"
+    BUDGET_USED_UP = "budget_used_up"
+    LEDGER_AWAY = "ledger_away"
+    LIMITS_UNCHECKED = "limits_unchecked"
+    DEADLINE_MISSED = "deadline_missed"
+    # guardrails
+    GUARDRAIL_BLOCKED = "guardrail_blocked"
+    GUARDRAIL_CHANGED = "guardrail_changed"
+    GUARDRAIL_FAILED = "guardrail_failed"
     # semantic cache
     CACHE_HIT = "cache_hit"
     CACHE_MISS = "cache_miss"

@@ -9,6 +9,8 @@ import orjson
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, bad_request, model_not_found
 from deployments.router.responder import Responder
+from deployments.router.tenant_keys import Caller
+from deployments.router.usage_page import usage
 
 _DECISIONS = "/admin/decisions/"
 
@@ -37,22 +39,22 @@ class Admin:
         text = self._core.metrics.text(in_flight=self._core.queue.in_flight, queued=self._core.queue.queued)
         await responder.whole(200, "text/plain; version=0.0.4; charset=utf-8", text)
 
-    async def models(self, responder: Responder) -> None:
-        """OpenAI's list."""
-        await responder.json(200, {"object": "list", "data": self._models()})
+    async def models(self, responder: Responder, caller: Caller | None) -> None:
+        """OpenAI's list, as far as the caller may ask."""
+        await responder.json(200, {"object": "list", "data": self._models(caller)})
 
-    async def model(self, responder: Responder, name: str) -> None:
+    async def model(self, responder: Responder, name: str, caller: Caller | None) -> None:
         """One entry of the list.
 
         Raises:
             ApiError: 404.
         """
-        entries = {entry["id"]: entry for entry in self._models()}
+        entries = {entry["id"]: entry for entry in self._models(caller)}
         if name not in entries:
             raise model_not_found(name, list(entries))
         await responder.json(200, entries[name])
 
-    def _models(self) -> list[dict[str, Any]]:
+    def _models(self, caller: Caller | None) -> list[dict[str, Any]]:
         config = self._core.config
         served = [(model, model) for model in config.models]
         served += [(alias, model) for model, entry in config.models.items() for alias in entry.aliases]
@@ -70,17 +72,17 @@ class Admin:
                 "parent": None if name == root else root,
             }
             for name, root in served
+            if caller is None or caller.models is None or root in caller.models
         ]
 
     async def handle(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, responder: Responder
+        self, method: str, path: str, query: bytes, body: bytes, responder: Responder
     ) -> None:
-        """Answer `/admin/*`.
+        """Answer `/admin/*` to somebody whose key was checked.
 
         Raises:
-            ApiError: 401 without the key, 404 for what is not there.
+            ApiError: 404 for what is not there.
         """
-        self._check_key(headers)
         if method == "GET" and path == "/admin/fleet":
             await responder.json(200, self._fleet())
         elif method == "GET" and path.startswith(_DECISIONS):
@@ -91,14 +93,22 @@ class Admin:
             await self._relay(await self._core.cache.inspect(_scope(body)), responder)
         elif method == "GET" and path == "/admin/cache/stats":
             await self._relay(await self._core.cache.stats(), responder)
+        elif method == "GET" and path == "/admin/usage":
+            await responder.json(200, await usage(self._core, query))
         else:
             message = (
                 f"There is no {method} {path}. Here are GET /admin/fleet, GET /admin/decisions/ID, "
-                "GET /admin/cache/stats, POST /admin/cache/inspect and POST /admin/cache/purge."
+                "GET /admin/usage, GET /admin/cache/stats, POST /admin/cache/inspect and "
+                "POST /admin/cache/purge."
             )
             raise ApiError(status=404, message=message, code="not_found")
 
-    def _check_key(self, headers: dict[str, str]) -> None:
+    def check_key(self, headers: dict[str, str]) -> None:
+        """Refuse whoever has not the admin key.
+
+        Raises:
+            ApiError: 401.
+        """
         expected = self._core.settings.admin_key
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not expected or not hmac.compare_digest(given.encode(), expected.encode()):

@@ -12,11 +12,12 @@ from typing import Any
 from cluster.entities.workload import Surface
 from deployments.router import feedback
 from deployments.router.admin import Admin
+from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, body_too_large
 from deployments.router.generation import Generation
 from deployments.router.passthrough import Passthrough
-from deployments.router.requests import parse, tenant_of
+from deployments.router.requests import parse
 from deployments.router.responder import Receive, Responder, Scope, Send
 from deployments.router.status_page import EVENTS_PATH, StatusPage
 
@@ -38,7 +39,6 @@ class RouterApp:
             "/health": admin.health,
             "/ready": admin.ready,
             "/metrics": admin.metrics,
-            "/v1/models": admin.models,
         }
         self._status_page: StatusPage | None = None
         if core.config.status_page.enabled:
@@ -78,22 +78,21 @@ class RouterApp:
         elif path == feedback.PATH:
             if method != "POST":
                 raise _wrong_method(path, "POST")
+            identify(self._core, headers)
             await feedback.answer(self._core, await self._body(headers, receive), responder)
-        elif path in self._gets or path.startswith("/v1/models/"):
+        elif path in self._gets or path == "/v1/models" or path.startswith("/v1/models/"):
             if method not in ("GET", "HEAD"):
                 raise _wrong_method(path, "GET")
-            if path in self._gets:
-                await self._gets[path](responder)
-            else:
-                await self._admin.model(responder, path.removeprefix("/v1/models/"))
+            await self._get(path, headers, responder)
         elif path == EVENTS_PATH and self._status_page is not None:
             if method != "GET":
                 raise _wrong_method(path, "GET")
             watching = self._status_page.events(headers, responder)
             await _unless_client_leaves(receive, responder, watching)
         elif path.startswith("/admin/"):
+            self._admin.check_key(headers)
             body = await self._body(headers, receive) if method == "POST" else b""
-            await self._admin.handle(method, path, headers, body, responder)
+            await self._admin.handle(method, path, scope.get("query_string", b""), body, responder)
         else:
             message = (
                 f"There is no {method} {path} here. The surfaces are: {', '.join(_SURFACES)}, "
@@ -101,24 +100,44 @@ class RouterApp:
             )
             raise ApiError(status=404, message=message, code="not_found")
 
+    async def _get(self, path: str, headers: dict[str, str], responder: Responder) -> None:
+        if path in self._gets:
+            await self._gets[path](responder)
+        elif path == "/v1/models":
+            await self._admin.models(responder, identify(self._core, headers))
+        else:
+            caller = identify(self._core, headers)
+            await self._admin.model(responder, path.removeprefix("/v1/models/"), caller)
+
     async def _post(
         self, surface: Surface, headers: dict[str, str], receive: Receive, responder: Responder
     ) -> None:
         arrived_at_s = self._core.now_s()
+        caller = identify(self._core, headers)
+        tenant = tenant_name(caller, headers)
         if surface.generates:
-            self._core.queue.check()
+            self._core.queue.check(tenant)
         raw = await self._body(headers, receive)
         if surface is Surface.EMBEDDINGS:
-            await _unless_client_leaves(receive, responder, self._passthrough.embeddings(raw, responder))
+            check_model(self._core, caller, self._core.config.semantic_cache.encoder.model)
+            async with admitted(self._core, caller, responder):
+                await _unless_client_leaves(receive, responder, self._passthrough.embeddings(raw, responder))
             return
         request = parse(raw, surface, self._core.config, session=headers.get("x-tidemill-session", ""))
-        tenant = tenant_of(headers)
+        check_model(self._core, caller, request.model)
         if not surface.generates:
-            work = self._passthrough.to_any_replica(request, tenant, responder)
-            await _unless_client_leaves(receive, responder, work)
+            async with admitted(self._core, caller, responder):
+                work = self._passthrough.to_any_replica(request, tenant, responder)
+                await _unless_client_leaves(receive, responder, work)
             return
         generation = Generation(
-            self._core, request, responder, headers=headers, tenant=tenant, arrived_at_s=arrived_at_s
+            self._core,
+            with_deadline(request, headers, arrived_at_s),
+            responder,
+            headers=headers,
+            tenant=tenant,
+            arrived_at_s=arrived_at_s,
+            caller=caller,
         )
         try:
             await _unless_client_leaves(receive, responder, self._generate(generation, responder, surface))

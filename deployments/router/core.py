@@ -34,6 +34,8 @@ from deployments.router.request_log import RequestLog
 from deployments.router.requests import ParsedRequest, session_id
 from deployments.router.retry_memory import RetryMemory
 from deployments.router.status import StatusBoard
+from deployments.router.tenant_metrics import TenantMetrics
+from deployments.router.tenants import Tenants
 from deployments.router.upstream import Upstream
 from deployments.tracing import tracing_of
 
@@ -77,9 +79,26 @@ class RouterCore:
         self.picture = FleetPicture(
             config.routing.replicas, shared=config.gateway.router_replicas > 1, now_s=self.now_s
         )
-        self.queue = AdmissionQueue(config.gateway)
-        self.upstream = Upstream(config.gateway)
         self.metrics = RouterMetrics()
+        self.tenants: Tenants | None = None
+        self.queue = AdmissionQueue(config.gateway)
+        if config.tenants.enabled:
+            self.tenants = Tenants(
+                config,
+                state_dir=settings.state_dir,
+                admin_key=settings.admin_key,
+                router=router_id,
+                now_s=self.now_s,
+                wall_s=self.wall_s,
+                metrics=TenantMetrics(self.metrics),
+            )
+            self.queue = AdmissionQueue(
+                config.gateway,
+                config.tenants.fairness,
+                flow_of=self.tenants.flow_of,
+                places_of=lambda model: self.picture.places_of(model) // config.gateway.router_replicas,
+            )
+        self.upstream = Upstream(config.gateway)
         self.demand = RouterDemand(config, router_id)
         self.status = StatusBoard(config.status_page, started_at_s=self.wall_s())
         self.state_metrics = StateMetrics(
@@ -135,6 +154,8 @@ class RouterCore:
         """Open connections and the log."""
         await self.upstream.start()
         self.decisions.start()
+        if self.tenants is not None:
+            await self.tenants.start()
         self.request_log.start()
         if self.learning is not None:
             self.learning.start()
@@ -143,6 +164,8 @@ class RouterCore:
         """Close them."""
         if self.learning is not None:
             await self.learning.close()
+        if self.tenants is not None:
+            await self.tenants.close()
         await self.upstream.close()
         await self.decisions.close()
         await self.request_log.close()
@@ -159,6 +182,8 @@ class RouterCore:
 
     def _charged(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
         self.metrics.charged(entry, self._tenants.of(entry.tenant), source, energy_j)
+        if self.tenants is not None:
+            self.tenants.charge_energy(entry.tenant, source, energy_j)
         self.status.used(source, energy_j)
 
     def _unattributed(self, pool: str, source: EnergySource, energy_j: float) -> None:

@@ -95,7 +95,12 @@ class EngineAnswer:
         grants = Grants(self._core)
         for number in range(1, attempts_max + 1):
             asked_at_s = self._core.now_s()
-            grant = await grants.take(self.signals, exclude, may_split=number == 1)
+            grant = await grants.take(
+                self.signals,
+                exclude,
+                may_split=number == 1,
+                deadline_at_s=self._request.deadline_at_s,
+            )
             if self._core.now_s() - asked_at_s > _QUEUED_S:
                 self.reasons.append(Reason.QUEUED)
             failure = await self._attempt(grant)
@@ -276,6 +281,11 @@ class EngineAnswer:
         )
         self._entries.append(entry)
         return entry
+
+    @property
+    def tokens_seen(self) -> int:
+        """Output tokens that came, whether or not the answer was complete."""
+        return max((entry.tokens() for entry in self._entries), default=0)
 
     @property
     def energy_j(self) -> float:

@@ -4,6 +4,7 @@ Counters go up at dispatch and down exactly once, on every path, because a `Disp
 Token counts, not request counts, are the load: prompts differ a hundredfold.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -111,6 +112,8 @@ class FleetPicture:
         self._listeners: list[Callable[[], None]] = []
         self.memory = ReplicaMemory(config, shared=shared)
         self.version = 0
+        self._places: Counter[str] = Counter()
+        self._places_version = -1
         self.plan: PublishedPlan | None = None
         """The provisioner's last decision."""
         self._performance: dict[PoolName, ReplicaPerformance] = {}
@@ -292,6 +295,15 @@ class FleetPicture:
         """This router's requests on a replica."""
         load = self._loads.get(replica_id)
         return 0 if load is None else load.requests
+
+    def places_of(self, model: str) -> int:
+        """How many requests the replicas that answer for a model take at a time."""
+        if self._places_version != self.version:
+            self._places_version, self._places = self.version, Counter()
+            for report in self._reports.values():
+                if report.phase is ReplicaPhase.READY and report.role.answers:
+                    self._places[report.model] += report.max_concurrent_requests
+        return self._places[model]
 
     def ready(self, model: str) -> bool:
         """Whether a request for a model would be answered."""

@@ -36,6 +36,8 @@ from deployments.router.open_model import OpenModel
 from deployments.router.relay import Relayed
 from deployments.router.requests import ParsedRequest
 from deployments.router.responder import Responder
+from deployments.router.tenant_keys import Caller
+from deployments.router.tenants import Admission
 
 
 class Generation:
@@ -50,9 +52,12 @@ class Generation:
         headers: Mapping[str, str],
         tenant: str,
         arrived_at_s: float,
+        caller: Caller | None = None,
     ) -> None:
         """Take a parsed request; `run` answers it."""
         self._core = core
+        self._caller = caller
+        self._admission: Admission | None = None
         if core.config.routing.replicas.prefix_isolation == "tenant":
             request = request.apart_from_other_tenants(tenant)
         self._request = request
@@ -85,6 +90,7 @@ class Generation:
         """
         try:
             async with asyncio.timeout(self._core.config.gateway.request_timeout_s):
+                await self._enter()
                 if not await self._answer_from_cache():
                     await self._answer_from_engines()
         except TimeoutError:
@@ -97,11 +103,26 @@ class Generation:
             raise
         except ApiError as error:
             self._error = error.message
+            if error.reason is not None:
+                self._reasons.append(error.reason)
             raise
+
+    async def _enter(self) -> None:
+        """Let the tenant's limits and budgets decide."""
+        tenants, caller = self._core.tenants, self._caller
+        if tenants is None or caller is None:
+            return
+        size = tenants.size_of(caller, self.signals)
+        self._admission = await tenants.admit(caller, size, self._responder.headers)
+        if self._admission is not None and self._admission.reservation is None:
+            self._reasons.append(Reason.LIMITS_UNCHECKED)
 
     def finish(self) -> None:
         """Write the record; called once, after the response is out or the client has gone."""
         record = self._record()
+        if self._admission is not None and self._core.tenants is not None:
+            seen = sum(answer.tokens_seen for answer in self._answers)
+            self._core.tenants.settle(self._admission, self._core.tenants.usage_of(record, seen))
         self._core.decisions.add(record)
         self._core.metrics.request(record)
         if record.status == 200 and self._relayed is not None and record.path is not None:

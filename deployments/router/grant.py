@@ -42,25 +42,36 @@ class Grants:
     def __init__(self, core: RouterCore) -> None:
         self._core = core
 
-    async def take(self, signals: RequestSignals, exclude: set[ReplicaId], *, may_split: bool) -> Grant:
+    async def take(
+        self,
+        signals: RequestSignals,
+        exclude: set[ReplicaId],
+        *,
+        may_split: bool,
+        deadline_at_s: float | None = None,
+    ) -> Grant:
         """The replica that answers; its dispatch is the caller's to release.
 
         Args:
             signals: the request.
             exclude: replicas on which it has failed.
             may_split: whether a ticket may be fetched for it (not on a second attempt).
+            deadline_at_s: by when the first token is wanted; None for whenever it comes.
 
         Raises:
             ApiError: 429 if the queue is full, 503 if no replica came in time.
         """
         last: list[ReplicaDecision] = []
+        timeout_s = self._core.config.gateway.queue_timeout_s
+        if deadline_at_s is not None:
+            timeout_s = min(timeout_s, max(0.0, deadline_at_s - self._core.now_s()))
 
         def attempt() -> Grant | None:
             decision = self._core.choose_answering(signals, exclude)
             last[:] = [decision]
             if decision.choice.replica_id is None:
                 return None
-            self._shed(signals, decision)
+            self._shed(signals, decision, deadline_at_s)
             return self.grant(signals, decision, may_split=may_split)
 
         def why() -> str:
@@ -75,14 +86,21 @@ class Grants:
             tenant=signals.tenant,
             cost_tokens=signals.prompt_tokens + (signals.max_output_tokens or 0),
             discard=lambda grant: grant.dispatch.release(),
-            timeout_s=self._core.config.gateway.queue_timeout_s,
+            timeout_s=timeout_s,
             why=why,
         )
 
-    def _shed(self, signals: RequestSignals, decision: ReplicaDecision) -> None:
+    def _shed(self, signals: RequestSignals, decision: ReplicaDecision, deadline_at_s: float | None) -> None:
         """429 instead of an answer that would come too late, where the configuration says what that is."""
         view = next(v for v in decision.candidates if v.replica_id == decision.choice.replica_id)
         ttft_s = predicted_ttft_s(signals.prompt_tokens, view)
+        if deadline_at_s is not None and self._core.now_s() + ttft_s > deadline_at_s:
+            raise overloaded(
+                f"The first token would take about {ttft_s:.1f} s, which is past the deadline.",
+                status=429,
+                retry_after_s=1,
+                reason=Reason.DEADLINE_MISSED,
+            )
         admission = shed(ttft_s=ttft_s, config=self._core.config.gateway)
         if admission.verdict is Verdict.REJECT:
             raise overloaded(

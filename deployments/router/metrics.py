@@ -13,7 +13,7 @@ from cluster.entities.energy import EnergySource
 from cluster.entities.model_routing import FeedbackSource, Goal
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
-from cluster.metrics import Metric, fleet, model_routing, observability, requests
+from cluster.metrics import Metric, fleet, model_routing, observability, requests, tenants
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
@@ -26,6 +26,7 @@ _OURS = (
     *fleet.METRICS,
     *model_routing.METRICS,
     *observability.METRICS,
+    *tenants.METRICS,
 )
 
 
@@ -54,6 +55,10 @@ class RouterMetrics:
     def also(self, collector: Collector) -> None:
         """Show what a collector reads off the router's state."""
         self._registry.register(collector)
+
+    def get(self, metric: Metric) -> Any:
+        """The object that counts, for those who count what is theirs."""
+        return self._get(metric)
 
     def request(self, record: DecisionRecord) -> None:
         """Count a finished request."""

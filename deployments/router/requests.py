@@ -35,6 +35,8 @@ class ParsedRequest:
     """What the client calls its conversation; empty if it says nothing."""
     goal: Goal | None = None
     """What a client wants who leaves the model open; None if it named one, or one was chosen."""
+    deadline_at_s: float | None = None
+    """By when the client wants the first token, on the router's clock; None if it does not say."""
 
     def for_model(self, model: str) -> "ParsedRequest":
         """The request with the model that was chosen for it."""

@@ -67,6 +67,14 @@ def _check_tenants(config: TidemillConfig) -> None:
         )
 
 
+def _check_tenants(config: TidemillConfig) -> None:
+    if config.tenants.store.kind != "redis":
+        raise ConfigError(
+            "tenants.store.kind: on Kubernetes it must be redis; files in a pod are gone with it, and other "
+            "pods do not see them"
+        )
+
+
 def _check_gateway(config: TidemillConfig) -> None:
     gateway, cache = config.gateway, config.semantic_cache
     needed = gateway.router_replicas * gateway.router_cpus + cache.enabled * cache.replicas * cache.cpus

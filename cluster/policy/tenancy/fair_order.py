@@ -3,8 +3,8 @@
 Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) over tenants: each has a virtual time up to
 which it was served, which grows by cost over weight with every request, and the one that is behind goes
 next. A tenant that was away starts at the present, so it neither saves up service nor pays for having been
-alone. Cost is in tokens, because requests differ a hundredfold (as in the virtual token counter of Sheng et al.,
-OSDI 2024). Waiting requests carry no tags: one that gives up costs its tenant nothing.
+alone. Cost is in tokens, because requests differ a hundredfold (as in the virtual token counter of Sheng
+et al., OSDI 2024). Waiting requests carry no tags: one that gives up costs its tenant nothing.
 """
 
 from collections.abc import Iterable

@@ -290,11 +290,12 @@ async def _start(
     encoder: bool = False,
     beat: bool = True,
     draw: float | None = None,
+    router_id: str = "r",
 ) -> LittleCluster:
     config = config_with(changes or {})
     learner = ModelLearner(config, state_dir) if config.routes_models else None
     settings = RouterSettings(state_dir=state_dir, admin_key=ADMIN_KEY)
-    core = RouterCore(config, settings, router_id="r", learner=learner)
+    core = RouterCore(config, settings, router_id=router_id, learner=learner)
     if draw is not None:
         # 0 decides every tie for the replica whose name comes first.
         core.draw = lambda: draw  # type: ignore[method-assign]
