@@ -28,8 +28,6 @@ def resolved(config: TidemillConfig) -> TidemillConfig:
     gateway["host"] = "0.0.0.0"  # noqa: S104 - a pod's port is reached from outside it
     if config.tenants.enabled:
         _check_tenants(config)
-    else:
-        gateway["allow_without_keys"] = True  # who may call is what the network policy says
     # Nodes, images and weights come first; the job has its own limit and waits within it.
     data.setdefault("local_cluster", {}).setdefault(
         "start_timeout_s", float(config.kubernetes.deploy_timeout_s)
@@ -57,14 +55,6 @@ def needs_download(config: TidemillConfig) -> bool:
     sources = [model.source for model in config.models.values()]
     sources += [adapter.source for adapter in config.adapters.catalogue.values()]
     return any(not _ON_THE_MACHINE.match(source) for source in sources)
-
-
-def _check_tenants(config: TidemillConfig) -> None:
-    if config.tenants.store.kind != "redis":
-        raise ConfigError(
-            "tenants.store.kind: on Kubernetes it must be redis; files in a pod are gone with it, and other "
-            "pods do not see them"
-        )
 
 
 def _check_tenants(config: TidemillConfig) -> None:
