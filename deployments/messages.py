@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cluster.entities.adapters import AdapterCatalogue
 from cluster.entities.energy import EnergyReading, Meter
 from cluster.entities.fleet import (
     ClassDemand,
@@ -25,6 +26,8 @@ from cluster.entities.reasons import Reason
 
 SEMANTIC_CACHE = "semantic_cache"
 """Name of the cache among the services in the directory."""
+ROUTER = "router"
+"""Name of the routers among the services: where their metrics are."""
 CACHE_OUTCOME = "x-tidemill-outcome"
 """Response header of a cache look-up: `hit` or `miss`."""
 CACHE_LEASE = "x-tidemill-lease"
@@ -241,6 +244,29 @@ class PublishedPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterNode:
+    """How the coordinator's last visit of one replica with adapters went."""
+
+    replica_id: ReplicaId
+    catalogue_version: int = -1
+    """What the replica said that it has; -1 if it did not answer."""
+    error: str = ""
+    """Why it did not; empty if it did."""
+    placed: tuple[str, ...] = ()
+    """Names of the adapters that it should have near, most valuable first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedAdapters:
+    """What the coordinator of adapters says, for routers and for people."""
+
+    at_s: float
+    """Unix time of its last round."""
+    catalogue: AdapterCatalogue
+    nodes: tuple[AdapterNode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOverview:
     """Everything the directory knows that the provisioner decides from."""
 
@@ -258,3 +284,5 @@ class FleetState:
     replicas: tuple[ReplicaReport, ...] = ()
     services: tuple[ServiceReport, ...] = ()
     plan: PublishedPlan | None = None
+    adapters: PublishedAdapters | None = None
+    """None until the coordinator has said something since the directory started."""

@@ -96,6 +96,12 @@ CACHE_WRONG_RATE_UPPER = Metric(
     "Upper bound on tidemill_cache_wrong_ratio from the category's own judgements; 1 where there are none.",
     ("category",),
 )
+CACHE_ERROR_MAX = Metric(
+    "tidemill_cache_error_max_ratio",
+    "gauge",
+    "Wrong answers that a category may give among near matches (semantic_cache.semantic error_max).",
+    ("category",),
+)
 CACHE_HIT_RATE = Metric(
     "tidemill_cache_hit_ratio",
     "gauge",
@@ -136,6 +142,7 @@ METRICS = (
     CACHE_THRESHOLD,
     CACHE_WRONG_RATE,
     CACHE_WRONG_RATE_UPPER,
+    CACHE_ERROR_MAX,
     CACHE_HIT_RATE,
     CACHE_BREAK_EVEN,
     CACHE_QUOTA_USE,

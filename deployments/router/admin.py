@@ -9,6 +9,7 @@ import orjson
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, bad_request, model_not_found
 from deployments.router.responder import Responder
+from deployments.router.scrape_targets import target_groups
 from deployments.router.tenant_keys import Caller
 from deployments.router.usage_page import usage
 
@@ -75,9 +76,7 @@ class Admin:
             if caller is None or caller.models is None or root in caller.models
         ]
 
-    async def handle(
-        self, method: str, path: str, query: bytes, body: bytes, responder: Responder
-    ) -> None:
+    async def handle(self, method: str, path: str, query: bytes, body: bytes, responder: Responder) -> None:
         """Answer `/admin/*` to somebody whose key was checked.
 
         Raises:
@@ -85,6 +84,9 @@ class Admin:
         """
         if method == "GET" and path == "/admin/fleet":
             await responder.json(200, self._fleet())
+        elif method == "GET" and path == "/admin/targets":
+            picture = self._core.picture
+            await responder.json(200, target_groups(picture.reports(), picture.services))
         elif method == "GET" and path.startswith(_DECISIONS):
             await self._decision(path.removeprefix(_DECISIONS), responder)
         elif method == "POST" and path == "/admin/cache/purge":
@@ -98,7 +100,7 @@ class Admin:
         else:
             message = (
                 f"There is no {method} {path}. Here are GET /admin/fleet, GET /admin/decisions/ID, "
-                "GET /admin/usage, GET /admin/cache/stats, POST /admin/cache/inspect and "
+                "GET /admin/targets, GET /admin/usage, GET /admin/cache/stats, POST /admin/cache/inspect and "
                 "POST /admin/cache/purge."
             )
             raise ApiError(status=404, message=message, code="not_found")

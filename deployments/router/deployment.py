@@ -12,6 +12,7 @@ from deployments.messages import DemandReport
 from deployments.model_learning.actor import RemoteLearner
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
+from deployments.router.metrics_port import MetricsPort
 from deployments.router.responder import Receive, Scope, Send
 
 _GOODBYE_TIMEOUT_S = 2.0
@@ -50,11 +51,14 @@ class _LiveRouter:
                 period_s=self._core.config.routing.replicas.exchange_s,
             )
             self._tasks.append(asyncio.create_task(exchanging))
+        metrics = MetricsPort(self._core, client)
+        await metrics.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await metrics.close()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_GOODBYE_TIMEOUT_S):
                 await client.call("unwatch", self._core.router_id)
