@@ -80,24 +80,8 @@ class RouterCore:
             config.routing.replicas, shared=config.gateway.router_replicas > 1, now_s=self.now_s
         )
         self.metrics = RouterMetrics()
-        self.tenants: Tenants | None = None
-        self.queue = AdmissionQueue(config.gateway)
-        if config.tenants.enabled:
-            self.tenants = Tenants(
-                config,
-                state_dir=settings.state_dir,
-                admin_key=settings.admin_key,
-                router=router_id,
-                now_s=self.now_s,
-                wall_s=self.wall_s,
-                metrics=TenantMetrics(self.metrics),
-            )
-            self.queue = AdmissionQueue(
-                config.gateway,
-                config.tenants.fairness,
-                flow_of=self.tenants.flow_of,
-                places_of=lambda model: self.picture.places_of(model) // config.gateway.router_replicas,
-            )
+        self.tenants = self._tenants_of(config) if config.tenants.enabled else None
+        self.queue = self._queue_of(config)
         self.upstream = Upstream(config.gateway)
         self.demand = RouterDemand(config, router_id)
         self.status = StatusBoard(config.status_page, started_at_s=self.wall_s())
@@ -108,18 +92,8 @@ class RouterCore:
         self._tenants = TenantNames(config.telemetry.tenants_max)
         self.energy = EnergyLedger(config.telemetry, self.now_s, self._charged, self._unattributed)
         state = Path(settings.state_dir) if settings.state_dir else None
-        self.decisions = DecisionLog(
-            config.decision_log,
-            None if state is None else state / "decisions",
-            name=router_id,
-            on_drop=self.metrics.decision_dropped,
-        )
-        self.request_log = RequestLog(
-            config.logging,
-            None if state is None else state / "requests",
-            name=router_id,
-            on_drop=self.metrics.log_line_dropped,
-        )
+        self.decisions = self._decision_log_in(state)
+        self.request_log = self._request_log_in(state)
         self.tracing = tracing_of(config.tracing, service="tidemill-router", instance=router_id)
         self.cache = CacheClient(
             config.semantic_cache,
@@ -144,6 +118,43 @@ class RouterCore:
                 on_drop=self.metrics.outcome_dropped,
             )
         self.picture.on_change(self.queue.wake)
+
+    def _decision_log_in(self, state: Path | None) -> DecisionLog:
+        return DecisionLog(
+            self.config.decision_log,
+            None if state is None else state / "decisions",
+            name=self.router_id,
+            on_drop=self.metrics.decision_dropped,
+        )
+
+    def _request_log_in(self, state: Path | None) -> RequestLog:
+        return RequestLog(
+            self.config.logging,
+            None if state is None else state / "requests",
+            name=self.router_id,
+            on_drop=self.metrics.log_line_dropped,
+        )
+
+    def _tenants_of(self, config: TidemillConfig) -> Tenants:
+        return Tenants(
+            config,
+            state_dir=self.settings.state_dir,
+            admin_key=self.settings.admin_key,
+            router=self.router_id,
+            now_s=self.now_s,
+            wall_s=self.wall_s,
+            metrics=TenantMetrics(self.metrics),
+        )
+
+    def _queue_of(self, config: TidemillConfig) -> AdmissionQueue:
+        if self.tenants is None:
+            return AdmissionQueue(config.gateway)
+        return AdmissionQueue(
+            config.gateway,
+            config.tenants.fairness,
+            flow_of=self.tenants.flow_of,
+            places_of=lambda model: self.picture.places_of(model) // config.gateway.router_replicas,
+        )
 
     @property
     def queue_ratio(self) -> float:

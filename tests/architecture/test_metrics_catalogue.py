@@ -16,8 +16,14 @@ KINDS = {
     "histogram": prometheus_client.Histogram,
 }
 # Labels whose values come from requests would let clients make time series without end.
-BOUNDED = {"tidemill_tenant_energy_joules_total"}
-"""Tenants beyond `telemetry.tenants_max` are one series."""
+BOUNDED = {
+    "tidemill_tenant_energy_joules_total",
+    "tidemill_tenant_requests_total",
+    "tidemill_tenant_tokens_total",
+    "tidemill_tenant_cost_usd_total",
+    "tidemill_tenant_budget_used_ratio",
+}
+"""Tenants beyond `telemetry.tenants_max` are one series; where they are asked for keys, they are configured."""
 UNBOUNDED_LABELS = {"tenant", "user", "session", "request_id", "decision_id", "prompt", "key"}
 
 each_metric = pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
