@@ -167,6 +167,10 @@ class SemanticTierConfig(Section):
     bytes_max: int = Field(default=256 * 1024 * 1024, ge=1024)
     """Bytes of answers and vectors kept in all."""
 
+    disk_entries_max: int = Field(default=0, ge=0, le=100_000_000)
+    """Entries beyond these that rest on disk, where a look-up that finds nothing in memory looks next; those
+    that expire first go. 0 keeps none there. For `documents.kind: sqlite`."""
+
     turns_max: int = Field(default=4, ge=1)
     """A conversation of more user turns is only answered from equal requests."""
 
@@ -180,6 +184,15 @@ class SemanticTierConfig(Section):
     """A relaxation by load is taken back only after the load has been lower for so long."""
 
     documents: DocumentsConfig = DocumentsConfig()
+
+    @model_validator(mode="after")
+    def _rests_in_a_file(self) -> Self:
+        if self.disk_entries_max and self.documents.kind != "sqlite":
+            raise ValueError(
+                f"disk_entries_max {self.disk_entries_max} needs documents.kind sqlite, "
+                f"not {self.documents.kind}"
+            )
+        return self
 
 
 class EncoderConfig(Section):

@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 
 from cluster.config import TidemillConfig
-from cluster.config.semantic_cache import DocumentsConfig
+from cluster.config.semantic_cache import SemanticTierConfig
 from deployments.directory.actor import DirectoryClient
 from deployments.http_port import HttpPort, own_host
 from deployments.messages import SEMANTIC_CACHE, ServiceReport
@@ -22,13 +22,13 @@ from deployments.tracing import TracedApp, tracing_of
 _FILE = "semantic-cache/near.sqlite"
 
 
-def documents_for(config: DocumentsConfig, state_dir: Path) -> Documents:
+def documents_for(config: SemanticTierConfig, state_dir: Path) -> Documents:
     """Where near matches survive a restart, as configured. Nothing is opened yet."""
-    match config.kind:
+    match config.documents.kind:
         case "redis":
-            return RedisDocuments(config.redis_url)
+            return RedisDocuments(config.documents.redis_url)
         case "sqlite":
-            return SqliteDocuments(state_dir / _FILE)
+            return SqliteDocuments(state_dir / _FILE, resting_max=config.disk_entries_max)
         case "memory":
             return SqliteDocuments(None)
 
@@ -45,7 +45,7 @@ class SemanticCache:
             time.monotonic,
             body_bytes_max=config.gateway.body_bytes_max,
             reads_texts=config.routes_models,
-            documents=documents_for(config.semantic_cache.semantic.documents, Path(state_dir)),
+            documents=documents_for(config.semantic_cache.semantic, Path(state_dir)),
         )
         await self._service.start()
         self._tracing = tracing_of(config.tracing, service="tidemill-semantic-cache", instance=self._id)

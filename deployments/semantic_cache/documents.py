@@ -16,7 +16,7 @@ import numpy as np
 from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
-from cluster.policy.semantic_cache.store import StoredAnswer
+from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 
 JUDGEMENTS_KEPT = 16_384
 
@@ -32,8 +32,29 @@ class Document:
 Kept = tuple[StoredAnswer, Vector]
 
 
+class Resting(Protocol):
+    """Entries that are on disk only. See `deployments.semantic_cache.resting`."""
+
+    def __len__(self) -> int: ...
+
+    def rest(self, entries: Sequence[StoredAnswer]) -> None: ...  # noqa: D102
+
+    def wake(self, entries: Sequence[StoredAnswer]) -> None: ...  # noqa: D102
+
+    def nearest(self, partition: Partition, vector: Vector, count: int) -> list[Kept]: ...  # noqa: D102
+
+    def near(  # noqa: D102
+        self, scope: PurgeScope, vector: Vector, *, similarity_min: float
+    ) -> list[StoredAnswer]: ...
+
+
 class Documents(Protocol):
     """Blocking; each instance is used by one thread."""
+
+    @property
+    def resting(self) -> Resting | None:
+        """What is on disk only; None for a store that keeps no such entries, or is not open."""
+        ...
 
     def open(self) -> None:
         """Connects, and makes what is not there yet."""
@@ -63,7 +84,7 @@ class Documents(Protocol):
         """Deletes entries and answers."""
         ...
 
-    def forget_scope(self, *, tenant: str | None, model: str | None, category: str | None) -> int:
+    def forget_scope(self, scope: PurgeScope) -> int:
         """Deletes entries of a scope, loaded or not, with answers nobody refers to; how many entries."""
         ...
 

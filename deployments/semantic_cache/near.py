@@ -16,18 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
 from cluster.config.semantic_cache import SemanticTierConfig
 from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, Removal, StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticDecision, SemanticQuery, SemanticTier, Verdict
-from deployments.encoder.encoder import Encoder, EncoderBusyError
+from deployments.encoder.encoder import Encoder
 from deployments.encoder.graph_index import GraphIndex
 from deployments.encoder.minilm import DIMENSIONS
-from deployments.semantic_cache.answers import normalised, read_answer
+from deployments.semantic_cache.agreement import agree
+from deployments.semantic_cache.answers import read_answer
 from deployments.semantic_cache.documents import Document, Documents
 from deployments.semantic_cache.exact import Entry, EntryKey
 from deployments.semantic_cache.near_counts import NearCounts
@@ -40,6 +39,9 @@ SCAN_MAX = 8_192
 _PENDING_MAX = 4_096
 """Misses whose answers may still come; the oldest is forgotten."""
 _PARTITIONS_LOADED_MAX = 100_000
+_WOKEN_MAX = 4
+"""Entries brought back to memory for one look-up."""
+_NO_ROOM = frozenset({Removal.QUOTA, Removal.CAPACITY})
 _DISK_SWEEP_S = 600.0
 Result = TypeVar("Result")
 
@@ -129,6 +131,8 @@ class NearMatches:
         await self._load(query.partition)
         now_s = self._now_s()
         self.tier.see_load(load, now_s=now_s)
+        if self._config.disk_entries_max and not self.tier.would_serve(query, now_s=now_s):
+            await self._wake(query)
         decision = self.tier.look_up(query, now_s=now_s, draw=self._draw())
         self.counts.decided(query.category, query.partition.tenant, decision)
         entry = decision.entry
@@ -222,19 +226,16 @@ class NearMatches:
         else:
             near = self.tier.store.near(vector, scope, similarity_min=similarity_min)
             doomed = [entry for entry, _ in near]
+            doomed += await self._resting_near(scope, vector, similarity_min)
         for entry in doomed:
             self.tier.store.remove(entry.entry_id, Removal.PURGED)
-        freed = self.tier.store.freed_documents()
+        freed = {*self.tier.store.freed_documents(), *(entry.document_id for entry in doomed)}
         self.tier.store.removed_entries()
-        await self._on_thread(lambda: self._documents.forget(doomed, freed))
+        await self._on_thread(lambda: self._documents.forget(doomed, sorted(freed)))
         gone = len(doomed)
-        if scope.entry_id is None and vector is None:
+        if vector is None:
             # What no replica has loaded lies on disk only.
-            gone += await self._on_thread(
-                lambda: self._documents.forget_scope(
-                    tenant=scope.tenant, model=scope.model, category=scope.category
-                )
-            )
+            gone += await self._on_thread(lambda: self._documents.forget_scope(scope))
         return gone, [_exact_key(entry) for entry in doomed]
 
     def inspect(self, scope: PurgeScope, vector: Vector | None, *, count: int) -> list[dict[str, Any]]:
@@ -284,6 +285,28 @@ class NearMatches:
                 self.tier.store.put(entry, vector)
         self.sweep()
 
+    async def _wake(self, query: SemanticQuery) -> None:
+        """Brings what is near and has no room in memory back there; the look-up that follows decides."""
+        resting = self._documents.resting
+        if resting is None or not len(resting):
+            return
+        found = await self._on_thread(lambda: resting.nearest(query.partition, query.vector, _WOKEN_MAX))
+        floor = self.tier.store.policy(query.category).threshold_min
+        near = ((entry, vector) for entry, vector in found if float(vector @ query.vector) >= floor)
+        woken = [entry for entry, vector in near if self.tier.store.put(entry, vector)]
+        if woken:
+            self.counts.woken += len(woken)
+            self._write(lambda: resting.wake(woken))
+            self._forget_removed()
+
+    async def _resting_near(
+        self, scope: PurgeScope, vector: Vector, similarity_min: float
+    ) -> list[StoredAnswer]:
+        resting = self._documents.resting
+        if resting is None:
+            return []
+        return await self._on_thread(lambda: resting.near(scope, vector, similarity_min=similarity_min))
+
     async def _read(self, entry: StoredAnswer) -> Document | None:
         document_id = entry.document_id
         document = await self._on_thread(lambda: self._documents.read(document_id))
@@ -308,7 +331,9 @@ class NearMatches:
         document = None if stored is None else await self._read(stored)
         if stored is None or document is None:
             return
-        agrees = await self._agree(case.fresh, document)
+        agrees = await agree(
+            case.fresh, document, self._encoder, agreement_min=self._config.contract.agreement_min
+        )
         if agrees is None:
             self.counts.unjudged += 1
             return
@@ -324,32 +349,22 @@ class NearMatches:
                 self._write(lambda: self._documents.promote(promoted))
             self._forget_removed()
 
-    async def _agree(self, fresh: Document, stored: Document) -> bool | None:
-        """Whether two answers say the same: in the same words, or with nearly the same meaning; None if
-        nobody has the time to find out.
-        """
-        one = read_answer(fresh.body, fresh.content_type)
-        other = read_answer(stored.body, stored.content_type)
-        if one is None or other is None:
-            return None
-        if normalised(one.text) == normalised(other.text):
-            return True
-        try:
-            vectors = (await self._encoder.encode([one.text, other.text])).vectors
-        except EncoderBusyError:
-            return None
-        return float(np.dot(vectors[0], vectors[1])) >= self._config.contract.agreement_min
-
     def _life_s(self, category: str) -> float:
         policy = self.tier.store.policy(category)
         return policy.ttl_s * (1.0 + policy.ttl_relaxation_max)
 
     def _forget_removed(self) -> None:
-        """Deletes from disk what the store gave up."""
+        """Lets rest on disk what memory had no room for, and deletes there what is not to be kept."""
         freed = self.tier.store.freed_documents()
         removed = self.tier.store.removed_entries()
+        resting = self._documents.resting if self._config.disk_entries_max else None
+        if resting is not None:
+            rested = [entry for entry, reason in removed if reason in _NO_ROOM]
+            removed = [(entry, reason) for entry, reason in removed if reason not in _NO_ROOM]
+            if rested:
+                self._write(lambda: resting.rest(rested))
         if freed or removed:
-            self._write(lambda: self._documents.forget(removed, freed))
+            self._write(lambda: self._documents.forget([entry for entry, _ in removed], freed))
 
     def _write(self, work: Callable[[], None]) -> None:
         if self._writes >= self._config.documents.write_backlog_max:

@@ -42,6 +42,7 @@ class NearCounts:
         self.saved_tokens = 0
         self.saved_s = 0.0
         self.saved_energy_j = 0.0
+        self.woken = 0
         self.unshared = 0
         self.unjudged = 0
         self.unwritten = 0

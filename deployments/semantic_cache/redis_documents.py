@@ -13,7 +13,7 @@ import redis
 from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
-from cluster.policy.semantic_cache.store import StoredAnswer
+from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 from deployments.semantic_cache.documents import (
     JUDGEMENTS_KEPT,
     Document,
@@ -32,6 +32,9 @@ _TIMEOUT_S = 2.0
 
 class RedisDocuments:
     """See `Documents`."""
+
+    resting: None = None
+    """The server's memory is all there is."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -96,18 +99,13 @@ class RedisDocuments:
                 together.delete(_document(document_id))
             together.execute()
 
-    def forget_scope(self, *, tenant: str | None, model: str | None, category: str | None) -> int:
+    def forget_scope(self, scope: PurgeScope) -> int:
         """See `Documents`."""
         doomed: list[StoredAnswer] = []
         kept: set[str] = set()
         for partition in self._partitions():
             for entry, _ in self.entries(partition):
-                covered = (
-                    tenant in {None, partition.tenant}
-                    and model in {None, partition.model}
-                    and category in {None, entry.category}
-                )
-                if covered:
+                if scope.covers(entry):
                     doomed.append(entry)
                 else:
                     kept.add(entry.document_id)

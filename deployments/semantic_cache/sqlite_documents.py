@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
-from cluster.policy.semantic_cache.store import StoredAnswer
+from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 from deployments.semantic_cache.documents import (
     JUDGEMENTS_KEPT,
     Document,
@@ -21,6 +21,7 @@ from deployments.semantic_cache.documents import (
     meta_of,
     vector_of,
 )
+from deployments.semantic_cache.resting import RestingEntries
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -45,10 +46,13 @@ class SqliteDocuments:
 
     Args:
         file: Where to; None for a store that ends with the process.
+        resting_max: Entries kept on disk only; 0 keeps none there.
     """
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, *, resting_max: int = 0) -> None:
         self._file = file
+        self._resting_max = resting_max
+        self.resting: RestingEntries | None = None
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
@@ -59,7 +63,11 @@ class SqliteDocuments:
         connection.execute("PRAGMA journal_mode=WAL")
         # A power cut may take the last commits with it, never half of one.
         connection.execute("PRAGMA synchronous=NORMAL")
+        # Rows that are replaced take with them what hangs on them.
+        connection.execute("PRAGMA recursive_triggers=ON")
         connection.executescript(_SCHEMA)
+        # Always, so that a file in which entries rest is understood where none may rest any more.
+        self.resting = RestingEntries(connection, entries_max=self._resting_max)
         self._connection = connection
 
     def close(self) -> None:
@@ -112,7 +120,8 @@ class SqliteDocuments:
         """See `Documents`."""
         rows = self._database.execute(
             "SELECT meta, vector FROM entries JOIN documents USING (document_id) "
-            "WHERE tenant = ? AND model = ? AND scope = ? ORDER BY entries.rowid",
+            "WHERE tenant = ? AND model = ? AND scope = ? "
+            "AND entry_id NOT IN (SELECT entry_id FROM places) ORDER BY entries.rowid",
             partition,
         )
         return [(entry_of(meta), vector_of(vector)) for meta, vector in rows]
@@ -123,17 +132,20 @@ class SqliteDocuments:
             database.executemany(
                 "DELETE FROM entries WHERE entry_id = ?", [(entry.entry_id,) for entry in entries]
             )
+            # An entry that no memory holds may share the answer.
             database.executemany(
-                "DELETE FROM documents WHERE document_id = ?", [(name,) for name in document_ids]
+                "DELETE FROM documents WHERE document_id = ?1 "
+                "AND NOT EXISTS (SELECT 1 FROM entries WHERE document_id = ?1)",
+                [(name,) for name in document_ids],
             )
 
-    def forget_scope(self, *, tenant: str | None, model: str | None, category: str | None) -> int:
+    def forget_scope(self, scope: PurgeScope) -> int:
         """See `Documents`."""
         with self._database as database:
             gone = database.execute(
                 "DELETE FROM entries WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR model = ?2) "
-                "AND (?3 IS NULL OR category = ?3)",
-                (tenant, model, category),
+                "AND (?3 IS NULL OR category = ?3) AND (?4 IS NULL OR entry_id = ?4)",
+                (scope.tenant, scope.model, scope.category, scope.entry_id),
             ).rowcount
             database.execute(_ORPHANS)
         return gone

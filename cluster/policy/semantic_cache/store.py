@@ -89,7 +89,7 @@ class SemanticStore:
         self._by_age: OrderedDict[str, None] = OrderedDict()
         self._references: dict[str, int] = {}
         self._freed: list[str] = []
-        self._removed: list[StoredAnswer] = []
+        self._removed: list[tuple[StoredAnswer, Removal]] = []
         self._next_key = 0
         self._bytes = 0
         self.removals = dict.fromkeys(Removal, 0)
@@ -229,10 +229,10 @@ class SemanticStore:
         # A document may have come back under its old id meanwhile.
         return [document_id for document_id in freed if document_id not in self._references]
 
-    def removed_entries(self) -> list[StoredAnswer]:
-        """Entries that went since this was asked last."""
+    def removed_entries(self) -> list[tuple[StoredAnswer, Removal]]:
+        """Entries that went since this was asked last, and why."""
         removed, self._removed = self._removed, []
-        return [entry for entry in removed if entry.entry_id not in self._keys]
+        return [(entry, reason) for entry, reason in removed if entry.entry_id not in self._keys]
 
     def _make_room(self, category: str, size_bytes: int) -> None:
         worths = self._worths.setdefault(category, Worths())
@@ -270,7 +270,7 @@ class SemanticStore:
             del self._indexes[entry.partition]
         self._bytes -= self._size_bytes(entry)
         self._release(entry.document_id)
-        self._removed.append(entry)
+        self._removed.append((entry, reason))
         self.removals[reason] += 1
 
     def _release(self, document_id: str) -> None:

@@ -134,6 +134,15 @@ class SemanticTier:
             self.store.used(decision.entry)
         return decision
 
+    def would_serve(self, query: SemanticQuery, *, now_s: float) -> bool:
+        """Whether a look-up would find an entry to serve in memory, or may not look for one."""
+        policy = self.store.policy(query.category)
+        if not policy.allow or self.worth(query.category).off_since_s is not None:
+            return True
+        threshold = self.threshold(query.category)
+        decision = self._found(query, policy, threshold=threshold, now_s=now_s, draw=1.0)
+        return decision.verdict is Verdict.SERVE
+
     def judged(self, category: str, judgement: Judgement) -> float:
         """Takes in whether a near match would have been right; the threshold from now on."""
         return self.evidence.observe(category, judgement)

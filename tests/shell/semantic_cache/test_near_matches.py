@@ -20,6 +20,7 @@ from cluster.config.semantic_cache import (
     SemanticTierConfig,
 )
 from cluster.metrics import CATALOGUE
+from cluster.policy.semantic_cache.store import PurgeScope
 from deployments.encoder import encoder
 from deployments.messages import CACHE_ENTRY, CACHE_KEY, CACHE_MODEL, CACHE_TENANT, CACHE_TIER, CacheQuery
 from deployments.semantic_cache import text_reader
@@ -33,7 +34,7 @@ OPPOSITE = "How do I keep the password of my account?"
 SCOPE = "5c" * 32
 
 
-def tier(*, verified=False, explore=0.0, **fields):
+def tier(*, verified=False, explore=0.0, room=100, on_disk=0, **fields):
     category = CategoryCacheConfig(
         threshold=0.8, threshold_min=0.6, explore_share=explore, error_max=0.2, **fields
     )
@@ -44,6 +45,8 @@ def tier(*, verified=False, explore=0.0, **fields):
             contract=ErrorContractConfig(verified=verified),
             break_even=BreakEvenConfig(enabled=False),
             embedding_wait_s=20.0,
+            entries_max=room,
+            disk_entries_max=on_disk,
         )
     )
 
@@ -103,7 +106,8 @@ async def start(tmp_path):
 
     async def begin(config, documents=None):
         clock = SimpleNamespace(now_s=time.time())
-        store = documents or SqliteDocuments(tmp_path / "near.sqlite")
+        resting_max = config.semantic.disk_entries_max
+        store = documents or SqliteDocuments(tmp_path / "near.sqlite", resting_max=resting_max)
         service = CacheService(config, now=time.monotonic, documents=store, wall_s=lambda: clock.now_s)
         await service.start()
         asker = Asker(service, clock)
@@ -268,3 +272,36 @@ async def test_a_redis_server_keeps_it_as_well(start, redis_url):
     await again.client.post("/purge", json={"tenant": "a"})
     third = await start(tier(), RedisDocuments(redis_url))
     assert (await third.ask(asked_again)).status_code == 204
+
+
+@pytest.mark.parametrize(("on_disk", "found"), [(0, 204), (10, 200)])
+async def test_what_memory_has_no_room_for_is_found_on_disk_and_comes_back(start, on_disk, found):
+    cache = await start(tier(room=2, on_disk=on_disk, share_max=1.0))
+    others = (
+        "Where is the harbour of the old town?",
+        "Why does bread rise?",
+        "When is the next spring tide?",
+    )
+    for text in (ASKED, *others):
+        await cache.answered(text, answer(f"About: {text}"))
+    said = await cache.ask(PARAPHRASE)
+    assert said.status_code == found
+    if on_disk:
+        assert said.content == answer(f"About: {ASKED}")
+        assert len(cache.service.near.tier.store) == 2
+        await cache.service.near.settled()
+        assert (await cache.ask(PARAPHRASE, tenant="b")).status_code == 204
+        assert (await cache.ask(OPPOSITE)).status_code == 204
+        assert cache.service.near.stats()["woken"] == 1
+
+
+async def test_a_purge_near_a_text_reaches_the_disk(start):
+    cache = await start(tier(room=1, on_disk=10, share_max=1.0))
+    for text in (ASKED, "Why does bread rise?"):
+        await cache.answered(text, answer(f"About: {text}"))
+    gone, _ = await cache.service.near.purge(
+        PurgeScope(), vector=(await cache.service._encoder.encode([ASKED])).vectors[0], similarity_min=0.9
+    )
+    assert gone == 1
+    assert len(cache.service.near.tier.store) == 1
+    assert (await cache.ask(PARAPHRASE)).status_code == 204
