@@ -63,5 +63,6 @@ class StatusPageConfig(Section):
     """Latest decisions that are shown."""
 
     decisions_without_key: bool = True
-    """Whether decisions are shown without the admin key. This holds only where the gateway listens on a
-    loopback address and the page is opened under a loopback name."""
+    """Whether decisions are shown without the admin key. This holds only where there are no tenants
+    (`tenants.enabled`), the gateway listens on a loopback address, and the page is opened under a loopback
+    name."""

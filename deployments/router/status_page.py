@@ -1,9 +1,9 @@
 """The page at `/`: one file without anything from outside, kept fresh by server-sent events.
 
 Who may open the port may see the fleet and sums over all requests, as in `/metrics`. Single requests, even
-without their words and whoever sent them, say what others do and when: they ask for the admin key. Only where
-the gateway listens on a loopback address, and the page was opened under a loopback name by somebody whom no
-proxy stands in for, are they shown without it (docs/operations.md).
+without their words and whoever sent them, say what others do and when: they ask for the admin key. They are
+shown without it only where there are no tenants to keep apart, the gateway listens on a loopback address, and
+the page was opened under a loopback name by somebody whom no proxy stands in for (docs/operations.md).
 """
 
 import asyncio
@@ -132,6 +132,7 @@ class StatusPage:
             raise ApiError(status=401, message="This is not the admin key.", code="invalid_admin_key")
         return (
             core.config.status_page.decisions_without_key
+            and not core.config.tenants.enabled
             and _is_loopback(core.config.gateway.host)
             and _is_loopback(_name_of(headers.get("host", "")))
             and all(_is_loopback(headers[name].strip()) for name in _FORWARDED if name in headers)
