@@ -71,6 +71,8 @@ class TidemillConfig(Section):
                 "gateway.allow_without_keys: true"
             )
         encoder = self.semantic_cache.encoder.model
+        if "operator" in self.tenants.tenants:
+            raise ValueError("tenants.tenants.operator: the name is that of the admin key's holder")
         for name, tenant in self.tenants.tenants.items():
             unknown = set(tenant.models or ()) - {*self.client_names, encoder}
             if unknown:

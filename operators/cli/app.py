@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from operators.cli.commands import cache, offline, render
+from operators.cli.commands import cache, keys, offline, render
 from operators.cli.commands.options import HELP, JsonOption, UrlOption, guarded
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +124,7 @@ def chat(
 offline.register(app)
 render.register(app)
 app.add_typer(cache.app, name="cache")
+keys.register(app)
 
 
 def main() -> None:

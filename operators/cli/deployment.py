@@ -152,8 +152,17 @@ def _follow(stream: IO[bytes], watch: Watch, progress: Callable[[str], None]) ->
                 progress(event["progress"])
 
 
-def probe(model: str, *, base_url: str, watch: Watch, progress: Callable[[str], None]) -> None:
+def probe(
+    model: str, *, base_url: str, watch: Watch, progress: Callable[[str], None], key: str | None = None
+) -> None:
     """Ask a model for a few tokens until it answers; tell now and then what it answered instead.
+
+    Args:
+        model: which.
+        base_url: of the gateway.
+        watch: ends the waiting.
+        progress: is told what came instead of an answer.
+        key: the operator's, where the gateway asks for one.
 
     Raises:
         CliError: it did not in time; carries the last answer.
@@ -161,7 +170,8 @@ def probe(model: str, *, base_url: str, watch: Watch, progress: Callable[[str], 
     body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4}
     last = "no answer yet"
     told_at_s = time.monotonic()
-    with httpx.Client(timeout=_PROBE_TIMEOUT_S, trust_env=False) as client:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    with httpx.Client(timeout=_PROBE_TIMEOUT_S, headers=headers, trust_env=False) as client:
         while True:
             watch.check(f"{model} to answer ({last})")
             try:

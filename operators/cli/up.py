@@ -11,6 +11,7 @@ from cluster.config import ConfigError, TidemillConfig, load_config
 from deployments.engine.weights import WeightsError, default_cache_dir, resolve_weights
 from operators.cli.console import CliError, Reporter, reporter_for
 from operators.cli.deployment import Watch, deploy_applications, gateway_base_url, probe
+from operators.cli.keys import note_without_keys
 from operators.cli.state import (
     ClusterState,
     load_state,
@@ -108,9 +109,13 @@ class _Run:
         self._note_state(cluster=cluster.handle)
         watch = Watch(cluster=cluster, deadline_at_s=deadline_at_s)
         self._deploy(watch, weights, key)
+        own_key = key if self._config.tenants.enabled else None
         for model in self._config.models:
             with self._reporter.step(f"waiting for the first answer of {model}"):
-                probe(model, base_url=self._base_url, watch=watch, progress=self._reporter.note)
+                probe(model, base_url=self._base_url, watch=watch, progress=self._reporter.note, key=own_key)
+        note = note_without_keys(self._config, self._state_dir)
+        if note is not None:
+            self._reporter.note(note)
 
     def _deploy(self, watch: Watch, weights: dict[str, str], key: str) -> None:
         try:

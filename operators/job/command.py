@@ -104,7 +104,8 @@ def _up(config: TidemillConfig, cluster: JobCluster, state_dir: Path, reporter: 
     base_url = gateway_base_url(config)
     for model in config.models:
         with reporter.step(f"waiting for an answer of {model}"):
-            probe(model, base_url=base_url, watch=watch, progress=reporter.note)
+            key = order["admin_key"] if config.tenants.enabled else None
+            probe(model, base_url=base_url, watch=watch, progress=reporter.note, key=key)
     url = f"{base_url}/v1"
     reporter.event("ready", f"tidemill is ready: {url}", url=url, **done)
     return 0

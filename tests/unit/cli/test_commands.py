@@ -79,7 +79,7 @@ def test_help_imports_none_of_the_heavy_packages() -> None:
 def test_clients_are_told_an_address_they_can_reach() -> None:
     base = "models: {m: {source: simulated}}\npools: {p: {model: m, engine: {kind: simulated}}}\n"
     assert gateway_base_url(parse_config(base)) == "http://127.0.0.1:8000"
-    everywhere = parse_config(base + "gateway: {host: 0.0.0.0, port: 9000}\n")
+    everywhere = parse_config(base + "gateway: {host: 0.0.0.0, port: 9000, allow_without_keys: true}\n")
     assert gateway_base_url(everywhere) == "http://127.0.0.1:9000"
 
 
