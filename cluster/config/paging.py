@@ -18,7 +18,7 @@ class PagingConfig(Section):
     slots for what was just asked for; `polar` plans every epoch, `polar_plus` in doubling epochs with forced
     exploration; `ftpl`, `gdsf`, `lfu` and `lru` are caches that know nothing of utility."""
 
-    router: AdapterRouterName = "amortised"
+    router: AdapterRouterName = "aware"
     """Chooses the adapter of a request that leaves it open: `oblivious` by utility alone, `aware` less the
     whole price of a page-in, `amortised` less a share of it, `top_k` a resident one among the best."""
 
@@ -28,7 +28,7 @@ class PagingConfig(Section):
     top_k: int = Field(default=3, ge=1)
     """Among how many adapters `top_k` looks for a resident one."""
 
-    alpha: float = Field(default=0.3, ge=0)
+    alpha: float = Field(default=0.4, ge=0)
     """How many widths of its estimate are added to an adapter's expected utility: optimism that explores."""
 
     explore_share: float = Field(default=0.0, ge=0, lt=1)
@@ -60,6 +60,19 @@ class PagingConfig(Section):
 
     window_requests: int = Field(default=512, ge=8)
     """Latest requests that a plan is made for."""
+
+    account_decay: float = Field(default=0.995, gt=0, le=1)
+    """What an adapter's account in `hybrid` is worth after another request; about 1 / (1 − this) requests
+    decide whether it takes a planned one's place."""
+
+    drift_tolerance: float = Field(default=0.05, ge=0)
+    """Rise of what requests miss, as a share of the dearest page-in, that is no drift."""
+
+    drift_threshold: float = Field(default=8.0, gt=0)
+    """How much must have been missed beyond that, in page-ins, for `hybrid` to plan afresh at once."""
+
+    drift_requests: int = Field(default=64, ge=8)
+    """Latest requests that the plan after drift is made for."""
 
     count_decay: float = Field(default=0.999, gt=0, le=1)
     """What a request's count is worth after another one: `lfu` and `ftpl` forget by it."""

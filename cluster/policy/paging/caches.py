@@ -75,6 +75,10 @@ class Cache:
         del node, learned
         return None
 
+    def planned(self) -> Rows:
+        """Nothing ever."""
+        return np.zeros(0, dtype=np.intp)
+
     def forced(self, node: NodeState, learned: Learned) -> int | None:
         """None ever."""
         del node, learned
@@ -130,9 +134,10 @@ class Lfu(Cache):
 
 
 class Gdsf(Cache):
-    """The value is H = L + frequency · cost / bytes; L is the value that left last.
+    """The value is H = L + frequency · cost / size; L is the value that left last.
 
-    The frequency counts since the adapter came: one that returns begins anew.
+    The size is the share of the node: in an engine whose slots are all as large, bytes do not matter. The
+    frequency counts since the adapter came: one that returns begins anew.
     """
 
     def __init__(self) -> None:
@@ -144,7 +149,7 @@ class Gdsf(Cache):
         """One more, on top of the present floor."""
         row = demand.row
         self._frequency[row] += 1.0
-        self._value[row] = self._floor + self._frequency[row] * node.page_in_cost[row] / node.bytes[row]
+        self._value[row] = self._floor + self._frequency[row] * node.page_in_cost[row] / node.share[row]
 
     def evicted(self, node: NodeState, row: int) -> None:
         """The floor rises to what had to go."""

@@ -20,6 +20,7 @@ from cluster.policy.paging.interface import (
     Numbers,
     PagedAdapter,
     Plan,
+    PlanReason,
     ResidencyPlan,
 )
 from cluster.policy.paging.page_in_times import TIERS, PageInTimes
@@ -45,6 +46,7 @@ class PagerCore:
         self._adapters: dict[str, PagedAdapter] = {}
         self._controller = controller(config)
         self._tier = np.zeros(0, dtype=np.intp)
+        self._pins_due = False
         self.times = PageInTimes(config)
         self.statistics = Statistics(
             dimension=config.dimension,
@@ -62,6 +64,10 @@ class PagerCore:
     def resident(self) -> tuple[str, ...]:
         """Adapters in the engine."""
         return tuple(self._node.keys[row] for row in np.flatnonzero(self._node.resident))
+
+    def holds(self, key: str) -> bool:
+        """Whether the engine has this adapter."""
+        return bool(self._node.resident[self._node.rows[key]])
 
     def row(self, key: str) -> int:
         """Of an adapter.
@@ -84,6 +90,8 @@ class PagerCore:
         """
         listed = tuple(adapters)
         catalogue = {adapter.key: adapter for adapter in listed}
+        if listed == tuple(self._adapters.values()):
+            return
         if len(catalogue) < len(listed):
             raise ValueError("an adapter occurs twice in the catalogue")
         missing = [key for key in self.resident if key not in catalogue]
@@ -109,10 +117,13 @@ class PagerCore:
         self.times.catalogue_changed(node.bytes, origin)
         self._controller.catalogue_changed(origin)
         self._price_all()
+        self._share()
+        self._pins_due = bool((node.pinned & ~node.resident).any())
 
     def set_budget(self, budget: Budget) -> None:
         """What the node can hold from now on."""
         self._node.budget = budget
+        self._share()
 
     def reconcile(self, resident: Collection[str]) -> None:
         """What the engine really holds, for instance after a restart; unknown keys are a KeyError."""
@@ -209,7 +220,7 @@ class PagerCore:
         cost = self._node.page_in_cost
         if running:
             cost = cost + self._config.utility_per_s * running * self.times.stall_s
-        prices = np.where(self._node.resident, 0.0, cost)
+        prices = cost * ~self._node.resident
         if loading:
             prices[[self._node.rows[key] for key in loading]] = 0.0
         return prices
@@ -222,7 +233,9 @@ class PagerCore:
         node, incoming = self._node, self._node.rows[key]
         if node.resident[incoming]:
             return ()
-        held = np.flatnonzero(node.resident).tolist()
+        held: list[int] = np.flatnonzero(node.resident).tolist()
+        if self._fits(held, incoming):
+            return ()
         taken = {node.rows[other] for other in busy}
         evictable = [row for row in held if row not in taken and not node.pinned[row]]
         leaving: list[int] = []
@@ -238,7 +251,17 @@ class PagerCore:
     def plan(self) -> ResidencyPlan | None:
         """What should be resident from now on; None: nothing new. Ask after every request."""
         found = self._controller.plan(self._node, self.statistics)
+        if found is None and self._pins_due:
+            found = Plan(rows=np.flatnonzero(self._node.pinned), objective=0.0, reason=PlanReason.CATALOGUE)
+        self._pins_due = False
         return None if found is None else self._by_keys(found)
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """The set of the latest plan, pins included; of these those not resident are worth a prefetch."""
+        rows = self._controller.planned().tolist()
+        rows += [row for row in np.flatnonzero(self._node.pinned).tolist() if row not in rows]
+        return tuple(self._node.keys[row] for row in rows)
 
     # What others need
 
@@ -310,6 +333,10 @@ class PagerCore:
             objective=plan.objective,
             reason=plan.reason,
         )
+
+    def _share(self) -> None:
+        node = self._node
+        node.share = np.maximum(1.0 / node.budget.slots, node.bytes / (node.budget.bytes or np.inf))
 
     def _price(self, row: int) -> None:
         self._node.page_in_cost[row] = self.times.cost(TIERS[self._tier[row]])[row]

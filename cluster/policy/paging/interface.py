@@ -124,13 +124,15 @@ class Demand:
 class NodeState:
     """What all parts of a node's pager look at; `core.py` alone changes it."""
 
-    __slots__ = ("budget", "bytes", "keys", "page_in_cost", "pinned", "resident", "rows", "seen")
+    __slots__ = ("budget", "bytes", "keys", "page_in_cost", "pinned", "resident", "rows", "seen", "share")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.keys: tuple[str, ...] = ()
         self.rows: dict[str, int] = {}
         self.bytes: Numbers = np.zeros(0)
+        self.share: Numbers = np.zeros(0)
+        """Of the node that each adapter takes: of its slots or of its bytes, whichever is more."""
         self.pinned: Mask = np.zeros(0, dtype=bool)
         self.page_in_cost: Numbers = np.zeros(0)
         """Utility that a page-in of each adapter is expected to cost."""
@@ -153,6 +155,9 @@ class Controller(Protocol):
 
     def plan(self, node: NodeState, learned: "Learned") -> Plan | None:
         """What should be resident from now on; None: nothing new."""
+
+    def planned(self) -> Rows:
+        """The set of the latest plan."""
 
     def forced(self, node: NodeState, learned: "Learned") -> int | None:
         """The adapter that the next open request should go to for the sake of learning, if any."""
