@@ -80,7 +80,12 @@ def _rolled(deployment: Any, application: str, rollout: Rollout) -> Any:
 
 
 def pool_application(
-    config: TidemillConfig, pool_name: str, weights: str, rollout: Rollout = _EVERYTHING
+    config: TidemillConfig,
+    pool_name: str,
+    weights: str,
+    rollout: Rollout = _EVERYTHING,
+    *,
+    state_dir: str = "",
 ) -> serve.Application:
     """The application of one pool."""
     pool = config.pools[pool_name]
@@ -104,7 +109,7 @@ def pool_application(
         health_check_timeout_s=pool.health_timeout_s,
     )
     application: serve.Application = _rolled(deployment, pool_application_name(pool_name), rollout).bind(
-        config, pool_name, weights
+        config, pool_name, weights, state_dir
     )
     return application
 
@@ -161,7 +166,7 @@ def targets(
     """The applications to deploy, in the order in which they are of use."""
     found = [
         RunTarget(
-            target=pool_application(config, name, weights[pool.model], rollout),
+            target=pool_application(config, name, weights[pool.model], rollout, state_dir=settings.state_dir),
             name=pool_application_name(name),
             route_prefix=None,
             external_scaler_enabled=True,

@@ -103,8 +103,17 @@ class SimulatedEngine(Section):
     max_model_len: int = Field(default=8192, ge=16)
     """Prompts longer than this are rejected, as vLLM does."""
 
+    adapter_read_bytes_per_s: float = Field(default=3e8, gt=0)
+    """Rate at which a LoRA adapter's files are read and converted."""
 
-_LORA_ARGS = ("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_modules")
+    adapter_copy_bytes_per_s: float = Field(default=7e8, gt=0)
+    """Rate at which what was read is copied into a slot; the engine computes nothing meanwhile."""
+
+
+_LORA_ARGS = (
+    *("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_modules"),
+    "worker_extension_cls",
+)
 """vLLM's arguments that follow from `PoolConfig.adapters`."""
 
 Engine = Annotated[VllmEngine | SimulatedEngine, Field(discriminator="kind")]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cluster.entities.pool import EngineCounters, PrefixCacheReport
+from deployments.adapter_pager.backend import AdapterBackend
 
 ASGIApp = Any
 
@@ -37,6 +38,11 @@ class Engine(Protocol):
         Raises:
             EngineFailedError: with the engine's own last words.
         """
+        ...
+
+    @property
+    def adapters(self) -> AdapterBackend | None:
+        """Its slots for LoRA adapters, once it runs; None if it has none."""
         ...
 
     def load(self) -> EngineLoad:

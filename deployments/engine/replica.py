@@ -20,6 +20,7 @@ from cluster.config.pools import SimulatedEngine, VllmEngine
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from deployments.directory.actor import DirectoryClient
 from deployments.engine.interface import Engine, EngineFailedError
+from deployments.engine.paging import Paged, paged
 from deployments.engine.weights import default_cache_dir, resolve_weights
 from deployments.http_port import HttpPort, own_host
 
@@ -33,7 +34,7 @@ class EngineReplica:
     """What the prefill, decode and combined deployments have in common."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: TidemillConfig, pool_name: str, weights: str
+        self, config: TidemillConfig, pool_name: str, weights: str, state_dir: str = ""
     ) -> None:
         """Start the engine; returns when it answers, so that Serve calls the replica ready only then."""
         self._name = PoolName(pool_name)
@@ -50,6 +51,12 @@ class EngineReplica:
         found = await asyncio.to_thread(resolve_weights, weights, default_cache_dir(os.environ), logger.info)
         self._engine = _engine(config, pool_name, str(found))
         app = await self._engine.start()
+        self._paged: Paged | None = None
+        if self._engine.adapters is not None:
+            self._paged = await paged(
+                app, self._engine.adapters, config=config, pool_name=pool_name, state_dir=state_dir
+            )
+            app = self._paged.app
         self._http = HttpPort(app, host=own_host())
         await self._http.start()
         self._session = aiohttp.ClientSession()
@@ -103,6 +110,7 @@ class EngineReplica:
             gpus=self._gpus,
             counters=load.counters,
             prefix_cache=load.prefix_cache,
+            adapters=self._paged.pager.residency() if self._paged else (),
         )
 
     async def _watch_engine(self) -> None:
@@ -134,6 +142,8 @@ class EngineReplica:
         with contextlib.suppress(Exception):
             await self._directory.call("leave", self._id)
         await self._http.stop(grace_s=1.0)
+        if self._paged is not None:
+            await self._paged.stop()
         await self._session.close()
         await self._engine.stop()
         logger.info("replica %s left, %d requests cut off", self._id, cut_off)
@@ -153,7 +163,7 @@ def _engine(config: TidemillConfig, pool_name: str, weights: str) -> Engine:
             split=config.is_split(pool.model),
             traces_endpoint=config.tracing.endpoint,
         )
-    from deployments.engine.simulated import SimulatedServer
+    from deployments.engine.simulated_server import SimulatedServer
 
     assert isinstance(pool.engine, SimulatedEngine)  # noqa: S101 - the union has two members
-    return SimulatedServer(pool.engine, model=pool.model, role=pool.role)
+    return SimulatedServer(pool.engine, model=pool.model, role=pool.role, adapters=pool.adapters)

@@ -22,6 +22,7 @@ from cluster.config.pools import SimulatedEngine
 from cluster.entities.pool import Role
 from cluster.entities.workload import Surface
 from deployments.engine.interface import EngineLoad
+from deployments.engine.simulated_adapters import SimulatedAdapters
 from deployments.engine.simulated_answers import Draft, events_of, whole
 from deployments.engine.simulated_batch import Batch, BatchFullError, Sequence
 from deployments.engine.simulated_http import (
@@ -79,7 +80,13 @@ class SimulatedApp:
     """One engine as an ASGI application (`app`)."""
 
     def __init__(
-        self, config: SimulatedEngine, *, model: str, role: Role, limits: SimulatedLimits | None = None
+        self,
+        config: SimulatedEngine,
+        *,
+        model: str,
+        role: Role,
+        limits: SimulatedLimits | None = None,
+        adapter_slots: int = 0,
     ) -> None:
         self._config = config
         self._model = model
@@ -88,6 +95,8 @@ class SimulatedApp:
         self._batch = Batch(
             config, running_max=self._limits.running_max, waiting_max=self._limits.waiting_max
         )
+        self.adapters = SimulatedAdapters(config, self._batch, slots=adapter_slots) if adapter_slots else None
+        """Its LoRA slots, if it has any."""
         self._tickets = TicketOffice(
             engine_id=uuid.uuid4().hex, tickets_max=self._limits.tickets_max, lease_s=self._limits.kv_lease_s
         )
@@ -150,18 +159,17 @@ class SimulatedApp:
         except ValueError:
             raise RequestError(404, "Not Found", "Not Found") from None
         body = parse_body(raw)
-        if body.get("model") not in {None, "", self._model}:
-            message = f"The model `{body['model']}` does not exist. Valid aliases: {self._model}."
-            raise RequestError(404, message, "NotFoundError", "model")
+        asked = self._model_of(body)
         if not surface.generates:
             return Answer(body=orjson.dumps(self._without_tokens(surface, body)))
         ask = parse_ask(
             surface, body, config=self._config, sequences_max=self._limits.sequences_per_request_max
         )
+        if self.adapters is not None and asked != self._model:
+            ask = ask.by_adapter(asked)
+            self.adapters.used(asked)
         prefilled = await self._pulled(ask)
-        draft = Draft(
-            ask, model=self._model, request_id=request_id or uuid.uuid4().hex, created_at_s=time.time()
-        )
+        draft = Draft(ask, model=asked, request_id=request_id or uuid.uuid4().hex, created_at_s=time.time())
         changed = asyncio.Event()
         sequences = [
             Sequence(
@@ -181,6 +189,15 @@ class SimulatedApp:
             return Answer(content_type=EVENT_STREAM, stream=stream, release=release)
         await self._finish(sequences, changed)
         return Answer(body=orjson.dumps(whole(draft, self._ticket(ask, address))))
+
+    def _model_of(self, body: dict[str, Any]) -> str:
+        """The base model or an adapter in a slot."""
+        asked = body.get("model") or self._model
+        adapters = self.adapters.names if self.adapters is not None else frozenset()
+        if asked != self._model and asked not in adapters:
+            message = f"The model `{asked}` does not exist. Valid aliases: {self._model}."
+            raise RequestError(404, message, "NotFoundError", "model")
+        return str(asked)
 
     async def _pulled(self, ask: Ask) -> bool:
         """Whether the prompt's KV cache came from the engine that the request names."""
@@ -324,31 +341,6 @@ class SimulatedApp:
             self._requests -= 1
             watch.cancel()
         return None
-
-
-class SimulatedServer:
-    """The simulated engine in the form a replica holds an engine (`deployments.engine.interface.Engine`)."""
-
-    def __init__(self, config: SimulatedEngine, *, model: str, role: Role) -> None:
-        self._start_s = config.start_s
-        self._app = SimulatedApp(config, model=model, role=role)
-
-    async def start(self) -> Any:
-        """Return the application after the configured start-up time."""
-        await asyncio.sleep(self._start_s)
-        return self._app.app
-
-    def load(self) -> EngineLoad:
-        """How busy it is now."""
-        return self._app.load()
-
-    def failure(self) -> str | None:
-        """Always None: it dies only with its process."""
-        return None
-
-    async def stop(self) -> None:
-        """Stop counting out tokens."""
-        await self._app.aclose()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -67,6 +67,7 @@ class Batch:
         self._tasks: list[asyncio.Task[None]] = []
         self.prompt_tokens_total = 0
         self.output_tokens_total = 0
+        self._stalled_until_s = 0.0
         self._prefill_s = 0.0
         self._gaps = 0
         self._gaps_s = 0.0
@@ -116,6 +117,10 @@ class Batch:
         self._fill()
         self._prefill_due.set()
 
+    def stall(self, seconds: float) -> None:
+        """Compute nothing for so long from now on."""
+        self._stalled_until_s = max(self._stalled_until_s, asyncio.get_running_loop().time()) + seconds
+
     def abort(self, sequence: Sequence) -> None:
         """Forget a sequence wherever it stands; its place is free at once."""
         sequence.aborted = True
@@ -153,7 +158,7 @@ class Batch:
             # Counted from when the engine became free, not from when this task woke: timers are late by up to
             # a millisecond, and a queue of short prompts must not add that up.
             computing_s = prefill_s(sequence.prompt_tokens, self._config.prefill_tokens_per_s)
-            free_at_s += computing_s
+            free_at_s = max(free_at_s, self._stalled_until_s) + computing_s
             if free_at_s > loop.time():
                 await asyncio.sleep(free_at_s - loop.time())
             self._prefilling = None
@@ -181,7 +186,7 @@ class Batch:
                 base_s=self._config.step_base_s,
                 per_sequence_s=self._config.step_per_sequence_s,
             )
-            due_at_s = max(due_at_s + step_s, loop.time())
+            due_at_s = max(due_at_s + step_s, self._stalled_until_s, loop.time())
             await asyncio.sleep(due_at_s - loop.time() if step_s > 0 else 0)
             self._gaps += len(stepping)
             self._gaps_s += len(stepping) * step_s

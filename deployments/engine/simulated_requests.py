@@ -6,7 +6,7 @@ alone, so that every replica answers an equal request equally, as greedy decodin
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.config.pools import SimulatedEngine
@@ -76,6 +76,11 @@ class Ask:
     kv_transfer_params: dict[str, Any] = field(default_factory=dict)
     echo: dict[str, Any] = field(default_factory=dict)
     """The request's fields that the answer repeats."""
+
+    def by_adapter(self, name: str) -> "Ask":
+        """The same request to an adapter, which answers it differently."""
+        prompts = tuple(replace(p, content=f"{name}\0".encode() + p.content) for p in self.prompts)
+        return replace(self, prompts=prompts)
 
     @property
     def prompt_tokens(self) -> int:

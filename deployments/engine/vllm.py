@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from cluster.config.adapters import PoolAdaptersConfig
 from cluster.config.models import ModelConfig
 from cluster.config.pools import PoolConfig, VllmEngine
 from cluster.entities.pool import EngineCounters, Role
 from deployments.engine.cores import CoreClaim
 from deployments.engine.interface import EngineFailedError, EngineLoad
 from deployments.engine.kv_events import KvEvents
+from deployments.engine.vllm_adapters import VllmAdapters
 from deployments.http_port import free_port, own_host
 
 logger = logging.getLogger("tidemill.engine")
@@ -68,6 +70,7 @@ class VllmServer:
         self._client: Any = None
         self._claim: CoreClaim | None = None
         self._rate = PrefillRate()
+        self._adapters: VllmAdapters | None = None
         self._kv_events = KvEvents() if config.kv_events else None
 
     @property
@@ -122,7 +125,14 @@ class VllmServer:
         tasks = await self._client.get_supported_tasks()
         app = build_app(args, tasks, self._client.model_config)
         await init_app_state(self._client, app.state, args, tasks)
+        if self._pool.adapters is not None:
+            self._adapters = VllmAdapters(self._client, app.state.openai_serving_models)
         return app
+
+    @property
+    def adapters(self) -> VllmAdapters | None:
+        """Its slots for LoRA adapters."""
+        return self._adapters
 
     def command_line(self) -> list[str]:
         """The arguments vLLM's server would be started with."""
@@ -142,6 +152,8 @@ class VllmServer:
             args["otlp_traces_endpoint"] = self._traces_endpoint
         if self._kv_events is not None:
             args["kv_events_config"] = self._kv_events.engine_arguments
+        if self._pool.adapters is not None:
+            args |= _lora_arguments(self._pool.adapters)
         if self._on_cpu:
             args |= self._cpu_processes()
         args |= self._config.args
@@ -228,6 +240,17 @@ class VllmServer:
         await self._stack.aclose()
         if self._claim is not None:
             self._claim.release()
+
+
+def _lora_arguments(adapters: PoolAdaptersConfig) -> dict[str, Any]:
+    """As many copies as slots: what left its slot the pager keeps itself (`adapter_copies`)."""
+    return {
+        "enable_lora": True,
+        "max_loras": adapters.slots,
+        "max_cpu_loras": adapters.slots,
+        "max_lora_rank": adapters.rank_max,
+        "worker_extension_cls": f"{_ENGINE_PACKAGE}.adapter_copies.AdapterCopies",
+    }
 
 
 def _refuse_arguments(message: str) -> NoReturn:

@@ -69,7 +69,7 @@ def resolve_weights(source: str, cache_dir: Path, progress: Callable[[str], None
     if source == SIMULATED:
         return source
     if source.startswith(PACKAGE_PREFIX):
-        return _converted(source.removeprefix(PACKAGE_PREFIX), cache_dir, progress)
+        return converted(source.removeprefix(PACKAGE_PREFIX), cache_dir, progress)
     if source.startswith(RECIPE_PREFIX):
         return _made(source.removeprefix(RECIPE_PREFIX), cache_dir, progress)
     folder = Path(source).expanduser()
@@ -118,7 +118,8 @@ def _gguf_in(package: str) -> Path:
     return files[0]
 
 
-def _converted(package: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
+def converted(package: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
+    """The folder with the weights that ship in a package, made if it is not there."""
     gguf = _gguf_in(package)
     origin = f"{gguf.name} {gguf.stat().st_size} v{_FORMAT}"
 
@@ -133,8 +134,8 @@ def _made(name: str, cache_dir: Path, progress: Callable[[str], None]) -> Path:
     recipe = RECIPES.get(name)
     if recipe is None:
         raise WeightsError(f"recipe:{name}: no such recipe; there are {', '.join(sorted(RECIPES))}")
-    base = _converted(recipe.base.removeprefix(PACKAGE_PREFIX), cache_dir, progress)
-    origin = f"recipe {name} v{recipe.version} on {_origin_of(base)}"
+    base = converted(recipe.base.removeprefix(PACKAGE_PREFIX), cache_dir, progress)
+    origin = f"recipe {name} v{recipe.version} on {origin_of(base)}"
 
     def make_into(folder: Path) -> None:
         progress(f"making the model of recipe {name} (once, some minutes of one core)")
@@ -154,7 +155,7 @@ def _cached(
     target = cache_dir / "weights" / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent / f"{name}.lock", progress):
+        with locked(target.parent / f"{name}.lock", progress):
             problem = cache_problem(target, origin)
             if problem is None:
                 return target
@@ -169,7 +170,8 @@ def _cached(
     return target
 
 
-def _origin_of(folder: Path) -> str:
+def origin_of(folder: Path) -> str:
+    """What a folder in the cache was made from."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return str(manifest["origin"])
 
@@ -206,7 +208,7 @@ def write_manifest(folder: Path, origin: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
+def locked(path: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock file, so that two processes do not convert the same weights."""
     deadline_at_s = time.monotonic() + _RECIPE_TIMEOUT_S
     with path.open("w") as stream:
@@ -241,15 +243,15 @@ def _make_beside(target: Path, origin: str, make_into: Callable[[Path], None]) -
 
 def _run_conversion(gguf: Path, folder: Path) -> None:
     command = ["deployments.engine.weights", str(gguf), str(folder)]
-    _run(command, what=gguf.name, limit_s=_CONVERSION_TIMEOUT_S)
+    run_module(command, what=gguf.name, limit_s=_CONVERSION_TIMEOUT_S)
 
 
 def _run_recipe(name: str, base: Path, folder: Path, progress: Callable[[str], None]) -> None:
     command = ["deployments.engine.recipes", name, str(base), str(folder)]
-    _run(command, what=f"recipe:{name}", limit_s=_RECIPE_TIMEOUT_S, progress=progress)
+    run_module(command, what=f"recipe:{name}", limit_s=_RECIPE_TIMEOUT_S, progress=progress)
 
 
-def _run(
+def run_module(
     command: list[str], *, what: str, limit_s: float, progress: Callable[[str], None] | None = None
 ) -> None:
     """Run a module of ours; its lines of JSON on standard output are progress.

@@ -3,9 +3,10 @@
 import os
 
 import deployments.engine.cpu_patience  # noqa: F401 - keeps the worker from spinning
+from deployments.engine.adapter_copies import AdapterCopies
 
 
-class CpuWorkerExtension:
+class CpuWorkerExtension(AdapterCopies):
     """Methods that vLLM adds to its worker. Importing this module also keeps the worker from spinning."""
 
     def settle_on_cores(self, cores: list[int]) -> list[int]:

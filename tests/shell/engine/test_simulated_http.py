@@ -10,7 +10,8 @@ import pytest
 
 from cluster.config.pools import SimulatedEngine
 from cluster.entities.pool import Role
-from deployments.engine.simulated import SimulatedApp, SimulatedLimits, SimulatedServer
+from deployments.engine.simulated import SimulatedApp, SimulatedLimits
+from deployments.engine.simulated_server import SimulatedServer
 from deployments.http_port import HttpPort
 
 FAST = SimulatedEngine(prefill_tokens_per_s=1e9, step_base_s=0, step_per_sequence_s=0, max_model_len=500)

@@ -147,9 +147,9 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(tmp_path: Path) -> No
 
 def test_a_process_that_fails_says_why_and_one_that_hangs_is_killed() -> None:
     with pytest.raises(WeightsError, match=r"it failed .*No module named"):
-        weights._run(["deployments.engine.surely_not_here"], what="x", limit_s=30)
+        weights.run_module(["deployments.engine.surely_not_here"], what="x", limit_s=30)
     with pytest.raises(WeightsError, match="not done within 0 s"):
-        weights._run(["timeit", "-n", "1000000000", "sum(range(99))"], what="x", limit_s=0.3)
+        weights.run_module(["timeit", "-n", "1000000000", "sum(range(99))"], what="x", limit_s=0.3)
 
 
 def test_an_absent_package_is_named(tmp_path: Path) -> None:
