@@ -27,6 +27,7 @@ from operators.local_cluster.cluster import LocalCluster, LocalClusterError, run
 from operators.local_cluster.environment import gateway_environment
 from operators.local_cluster.failures import last_errors
 from operators.local_cluster.preflight import observe_facts, problems, wanted_ports
+from operators.prometheus.targets import TargetsFile
 
 _WATCH_S = 0.5
 
@@ -77,6 +78,7 @@ class _Run:
         self._signals = signals
         self._cluster: LocalCluster | None = None
         self._state: ClusterState | None = None
+        self._admin_key = ""
         self._base_url = gateway_base_url(config)
 
     def to_the_end(self) -> int:
@@ -99,6 +101,7 @@ class _Run:
         self._preflight()
         weights = self._weights()
         key, key_path = provide_admin_key(self._state_dir, self._config.gateway.admin_key_env, os.environ)
+        self._admin_key = key
         self._save(key_path)
         deadline_at_s = time.monotonic() + self._config.local_cluster.start_timeout_s
         env = {**gateway_environment(self._config.gateway.request_timeout_s), **os.environ}
@@ -178,7 +181,16 @@ class _Run:
         self._reporter.event("ready", f"tidemill is ready: {url}", url=url)
         self._reporter.note(_example(url, self._config.default_model))
         cluster = self._cluster
+        targets = TargetsFile(
+            self._config,
+            base_url=self._base_url,
+            admin_key=self._admin_key,
+            state_dir=self._state_dir,
+            runtime_dir=runtime_dir_of(self._state_dir),
+            now_s=time.monotonic,
+        )
         while cluster is not None and cluster.is_alive():
+            targets.refresh()
             time.sleep(_WATCH_S)
         raise CliError(f"the Ray head ended on its own; logs are below {self._state_dir}")
 
