@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from cluster.config.adapter_fleet import AdapterFleetConfig
 from cluster.config.base import Name, Section
 from cluster.config.paging import PagingConfig
 
@@ -63,6 +64,9 @@ class AdaptersConfig(Section):
 
     paging: PagingConfig = PagingConfig()
     """How adapters are chosen for requests, and which stay in slots."""
+
+    fleet: AdapterFleetConfig = AdapterFleetConfig()
+    """How routers and the coordinator keep up with the nodes."""
 
     s3: S3Config = S3Config()
     """Where `s3://` sources are."""

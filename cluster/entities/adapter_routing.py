@@ -63,6 +63,8 @@ class AdapterAnswer:
 
     adapter: str
     """Empty for the base model."""
+    sha256: str = ""
+    """Of its weights, as far as the router knew them."""
     tier: str = ""
     """Where it lay when the request came."""
     waited_s: float = 0.0

@@ -6,6 +6,7 @@ Labels take values from closed sets (roles, reasons, configured names), never fr
 
 from cluster.metrics import (
     adapters,
+    adapters_fleet,
     fleet,
     model_routing,
     objectives,
@@ -22,6 +23,7 @@ AREAS: dict[str, tuple[Metric, ...]] = {
     "fleet": fleet.METRICS,
     "model_routing": model_routing.METRICS,
     "adapters": adapters.METRICS,
+    "adapters_fleet": adapters_fleet.METRICS,
     "semantic_cache": semantic_cache.METRICS,
     "observability": observability.METRICS,
     "tenants": tenants.METRICS,
@@ -37,6 +39,7 @@ __all__ = [
     "CATALOGUE",
     "Metric",
     "adapters",
+    "adapters_fleet",
     "fleet",
     "model_routing",
     "objectives",

@@ -23,6 +23,7 @@ from deployments.messages import (
     FleetOverview,
     FleetState,
     NodeEnergy,
+    PublishedAdapters,
     PublishedPlan,
     RouterShare,
     ServiceReport,
@@ -73,6 +74,10 @@ class FleetDirectory:
     async def publish(self, plan: PublishedPlan) -> None:
         """Take the provisioner's last decision; watchers hear of it with the next change or after a while."""
         self._state.publish(plan)
+
+    async def publish_adapters(self, adapters: PublishedAdapters) -> None:
+        """Take what the coordinator of adapters says; watchers hear of a new catalogue at once."""
+        await self._tell(self._state.publish_adapters(adapters))
 
     async def leave(self, replica_id: str) -> None:
         """Forget a replica or service."""

@@ -13,6 +13,7 @@ from deployments.messages import (
     FleetOverview,
     FleetState,
     NodeEnergy,
+    PublishedAdapters,
     PublishedPlan,
     ServiceReport,
 )
@@ -48,6 +49,7 @@ class DirectoryState:
     _demand: dict[str, tuple[DemandReport, float]] = field(default_factory=dict)
     _energy: dict[str, tuple[NodeEnergy, float]] = field(default_factory=dict)
     _plan: PublishedPlan | None = None
+    _adapters: PublishedAdapters | None = None
 
     def report(self, report: ReplicaReport, *, now_s: float) -> bool:
         """Take a replica's report; True if routing must hear of it at once."""
@@ -89,6 +91,13 @@ class DirectoryState:
     def publish(self, plan: PublishedPlan) -> None:
         """Take the provisioner's last decision."""
         self._plan = plan
+
+    def publish_adapters(self, adapters: PublishedAdapters) -> bool:
+        """Take what the coordinator of adapters says; True if routing must hear of it at once."""
+        known, self._adapters = self._adapters, adapters
+        changed = known is None or known.catalogue.version != adapters.catalogue.version
+        self.version += changed
+        return changed
 
     def overview(self) -> FleetOverview:
         """What the provisioner decides from."""
@@ -169,4 +178,5 @@ class DirectoryState:
             replicas=tuple(report for report, _ in self._replicas.values()),
             services=tuple(report for report, _ in self._services.values()),
             plan=self._plan,
+            adapters=self._adapters,
         )

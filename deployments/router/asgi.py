@@ -14,7 +14,7 @@ from deployments.router import feedback
 from deployments.router.admin import Admin
 from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
 from deployments.router.core import RouterCore
-from deployments.router.errors import ApiError, body_too_large
+from deployments.router.errors import ApiError, body_too_large, body_too_slow, headers_too_large
 from deployments.router.generation import Generation
 from deployments.router.passthrough import Passthrough
 from deployments.router.requests import parse
@@ -70,7 +70,7 @@ class RouterApp:
         self, scope: Scope, receive: Receive, responder: Responder, surface: Surface | None
     ) -> None:
         path, method = scope["path"], scope["method"]
-        headers = _headers(scope)
+        headers = _headers(scope, self._core.config.gateway.header_bytes_max)
         if surface is not None:
             if method != "POST":
                 raise _wrong_method(path, "POST")
@@ -140,7 +140,9 @@ class RouterApp:
             caller=caller,
         )
         try:
-            await _unless_client_leaves(receive, responder, self._generate(generation, responder, surface))
+            work = self._generate(generation, responder, surface)
+            stall_s = self._core.config.gateway.stalled_client_timeout_s
+            await _unless_client_leaves(receive, responder, work, stall_s=stall_s)
         finally:
             generation.finish()
 
@@ -157,6 +159,14 @@ class RouterApp:
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limit:
             raise body_too_large(limit)
+        limit_s = self._core.config.gateway.body_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._whole_body(receive, limit)
+        except TimeoutError:
+            raise body_too_slow(limit_s) from None
+
+    async def _whole_body(self, receive: Receive, limit: int) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
@@ -176,15 +186,23 @@ class ClientLeftError(Exception):
     """The client closed the connection; there is nobody to answer."""
 
 
-async def _unless_client_leaves(receive: Receive, responder: Responder, work: Any) -> None:
+async def _unless_client_leaves(
+    receive: Receive, responder: Responder, work: Any, *, stall_s: float | None = None
+) -> None:
     """Do the work; cancel it as soon as the client is gone, so that the engine stops computing.
 
-    A client that closes after the last byte has what it wanted; what is left to do then is done.
+    A client that closes after the last byte has what it wanted; what is left to do then is done. One that
+    takes nothing of its answer for `stall_s` is as good as gone.
     """
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_left(receive))
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        parts = -1
+        while True:
+            done, _ = await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED, timeout=stall_s)
+            if done or responder.parts_sent == parts != responder.parts_taken:
+                break
+            parts = responder.parts_sent
         if not task.done() and not responder.ended:
             raise ClientLeftError
         await task
@@ -201,7 +219,9 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _headers(scope: Scope) -> dict[str, str]:
+def _headers(scope: Scope, bytes_max: int) -> dict[str, str]:
+    if sum([len(name) + len(value) for name, value in scope["headers"]]) > bytes_max:
+        raise headers_too_large(bytes_max)
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 

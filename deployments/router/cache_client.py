@@ -40,7 +40,7 @@ _UNTRACED: Mapping[str, str] = {}
 OPT_HEADER = "x-tidemill-cache"
 """Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
 _ID = re.compile(rb'"id":\s?"((?:chatcmpl-|cmpl-|resp_|msg_)[A-Za-z0-9_-]+)"')
-_MODEL = re.compile(rb'"model":\s?"([A-Za-z0-9._-]+)"')
+_MODEL = re.compile(rb'"model":\s?"([A-Za-z0-9._:-]+)"')
 _NOT_PART_OF_THE_ANSWER = frozenset({"user", "metadata", "request_id", "priority"})
 
 
@@ -110,6 +110,11 @@ def key_of(request: ParsedRequest, *, policy_epoch: str = "", knowledge_version:
     return digest.hexdigest()
 
 
+def epoch_with(policy_epoch: str, weights: str) -> str:
+    """The epoch in which answers of some adapters' weights are stored: other weights begin anew."""
+    return f"{policy_epoch}\0{weights}" if weights else policy_epoch
+
+
 def with_new_id(body: bytes, make_id: Callable[[], str]) -> bytes:
     """A stored answer under an id of its own, so that clients that log ids do not see one twice."""
     found = _ID.search(body[:4096])
@@ -160,6 +165,7 @@ class CacheClient:
         text_wait_s: float = 0.0,
         near: SemanticIdentity | None = None,
         knowledge_version: str = "",
+        weights: str = "",
         load: float = 0.0,
         trace_headers: Mapping[str, str] = _UNTRACED,
     ) -> CachedAnswer | CacheMiss | None:
@@ -172,20 +178,22 @@ class CacheClient:
             text_wait_s: how long a miss may wait for them.
             near: where near matches belong; None if none would do.
             knowledge_version: the caller's.
+            weights: stands for the adapters that may answer; empty for a model itself.
             load: how overloaded the fleet is, 0 to 1.
             trace_headers: what names the request's trace.
         """
         key = key_of(
             request,
-            policy_epoch=self._config.semantic.policy_epoch,
+            policy_epoch=epoch_with(self._config.semantic.policy_epoch, weights),
             knowledge_version=knowledge_version,
         )
-        owner = self._owner(f"{tenant}/{request.model}/{key if near is None else near.scope}")
+        asked = str(request.body["model"])
+        owner = self._owner(f"{tenant}/{asked}/{key if near is None else near.scope}")
         if owner is None:
             return None
         query = CacheQuery(
             tenant=tenant,
-            model=request.model,
+            model=asked,
             key=key,
             single_flight=self._config.exact.single_flight_wait_s > 0,
             waits=False,

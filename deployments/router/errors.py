@@ -59,6 +59,18 @@ def body_too_large(limit_bytes: int) -> ApiError:
     return ApiError(status=413, message=message, code="request_too_large")
 
 
+def headers_too_large(limit_bytes: int) -> ApiError:
+    """431."""
+    message = f"The request's headers are larger than {limit_bytes} bytes."
+    return ApiError(status=431, message=message, code="headers_too_large")
+
+
+def body_too_slow(limit_s: float) -> ApiError:
+    """408."""
+    message = f"The request body was not complete after {limit_s:g} s."
+    return ApiError(status=408, message=message, code="request_timeout", headers={"connection": "close"})
+
+
 def overloaded(message: str, *, status: int, retry_after_s: int, reason: Reason | None = None) -> ApiError:
     """429 (queue full) or 503 (nobody to answer)."""
     return ApiError(

@@ -27,6 +27,9 @@ class Responder:
         """Whether the last byte is out; a client that closes then has not left early."""
         self.status = 0
         """What the client got; 0 before anything was sent."""
+        self.parts_sent = 0
+        self.parts_taken = 0
+        """Fewer than `parts_sent` while the client does not take what is sent."""
 
     @property
     def started(self) -> bool:
@@ -42,7 +45,9 @@ class Responder:
 
     async def chunk(self, body: bytes) -> None:
         """Send a part of the body."""
+        self.parts_sent += 1
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self.parts_taken += 1
 
     async def end(self, body: bytes = b"") -> None:
         """Send the last part."""
