@@ -123,7 +123,14 @@ class RouterApp:
             async with admitted(self._core, caller, responder):
                 await _unless_client_leaves(receive, responder, self._passthrough.embeddings(raw, responder))
             return
-        request = parse(raw, surface, self._core.config, session=headers.get("x-tidemill-session", ""))
+        adapters = self._core.adapters
+        request = parse(
+            raw,
+            surface,
+            self._core.config,
+            session=headers.get("x-tidemill-session", ""),
+            adapters=(lambda _: None) if adapters is None else adapters.asked,
+        )
         check_model(self._core, caller, request.model)
         if not surface.generates:
             async with admitted(self._core, caller, responder):

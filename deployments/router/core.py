@@ -20,6 +20,7 @@ from cluster.policy.routing.replicas.prefix_index import block_hashes
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens, learn
 from deployments.messages import SEMANTIC_CACHE, FleetState
 from deployments.model_learning.interface import Learner
+from deployments.router.adapters import Adapters, adapter_pools
 from deployments.router.cache_client import CacheClient
 from deployments.router.decision_log import DecisionLog
 from deployments.router.demand import RouterDemand
@@ -77,7 +78,10 @@ class RouterCore:
         self.router_id = router_id
         self.config_hash = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
         self.picture = FleetPicture(
-            config.routing.replicas, shared=config.gateway.router_replicas > 1, now_s=self.now_s
+            config.routing.replicas,
+            shared=config.gateway.router_replicas > 1,
+            now_s=self.now_s,
+            adapter_pools=adapter_pools(config),
         )
         self.metrics = RouterMetrics()
         self.tenants = self._tenants_of(config) if config.tenants.enabled else None
@@ -104,6 +108,7 @@ class RouterCore:
         self._chance = random.Random(secrets.randbits(64))  # noqa: S311
         self._ratios = dict.fromkeys(config.models, TokenRatio())
         self.retries = RetryMemory(config.routing.learning.automatic)
+        self.adapters = self._adapters_of(config) if adapter_pools(config) else None
         self.models: ModelRouter | None = None
         self.learning: LearningLink | None = None
         if config.routes_models:
@@ -133,6 +138,18 @@ class RouterCore:
             None if state is None else state / "requests",
             name=self.router_id,
             on_drop=self.metrics.log_line_dropped,
+        )
+
+    def _adapters_of(self, config: TidemillConfig) -> Adapters:
+        return Adapters(
+            config,
+            self.picture,
+            self.metrics,
+            session=lambda: self.upstream.session,
+            find_decision=self.decisions.find,
+            now_s=self.now_s,
+            wall_s=self.wall_s,
+            draw=lambda: self.draw(),  # noqa: PLW0108 - tests put another one in its place
         )
 
     def _tenants_of(self, config: TidemillConfig) -> Tenants:
@@ -170,11 +187,15 @@ class RouterCore:
         self.request_log.start()
         if self.learning is not None:
             self.learning.start()
+        if self.adapters is not None:
+            self.adapters.start()
 
     async def close(self) -> None:
         """Close them."""
         if self.learning is not None:
             await self.learning.close()
+        if self.adapters is not None:
+            await self.adapters.close()
         if self.tenants is not None:
             await self.tenants.close()
         await self.upstream.close()
@@ -184,6 +205,8 @@ class RouterCore:
 
     def apply(self, fleet: FleetState) -> None:
         """Take a new picture of the fleet."""
+        if self.adapters is not None:
+            self.adapters.apply(fleet)
         self.picture.apply(fleet)
         self.state_metrics.heard()
         self.metrics.fleet(self.picture.reports())
@@ -225,6 +248,11 @@ class RouterCore:
         if tokens is None:
             tokens = estimate_tokens(ratio, len(request.prompt))
         per_byte = tokens / len(request.prompt) if request.prompt else 0.0
+        salt = f"{request.model}\0{request.cache_salt}"
+        if request.adapter and self.adapters is not None:
+            # Engines keep prefixes apart by an adapter's name and weights.
+            card = self.adapters.names.card(request.adapter)
+            salt += f"\0{request.adapter}@{card.sha256 if card else ''}"
         return RequestSignals(
             surface=request.surface,
             model=request.model,
@@ -232,7 +260,7 @@ class RouterCore:
             prompt_tokens=tokens,
             block_hashes=block_hashes(
                 request.prompt,
-                salt=f"{request.model}\0{request.cache_salt}".encode(),
+                salt=salt.encode(),
                 block_bytes=routing.prefix_block_bytes,
                 blocks_max=routing.prefix_blocks_per_prompt_max,
             ),
@@ -241,6 +269,7 @@ class RouterCore:
             stream=request.stream,
             session=session_id(tenant, request.session),
             splittable=request.splittable,
+            adapter=request.adapter,
         )
 
     def learn_tokens(self, request: ParsedRequest, prompt_tokens: int) -> None:
@@ -249,6 +278,18 @@ class RouterCore:
             self._ratios[request.model] = learn(
                 self._ratios[request.model], prompt_bytes=len(request.prompt), prompt_tokens=prompt_tokens
             )
+
+    def prefilling(self, signals: RequestSignals, answering: ReplicaView) -> tuple[ReplicaView, ...]:
+        """Prefill replicas whose KV cache the answering one could use: of an adapter, the same weights."""
+        views = self.picture.views(signals, PREFILLING)
+        if not signals.adapter or self.adapters is None:
+            return views
+        reports = {report.replica_id: report for report in self.adapters.nodes(signals.model)}
+        own = reports.get(answering.replica_id)
+        same = self.adapters.names.same_weights
+        return tuple(
+            view for view in views if own is not None and same(signals.adapter, own, reports[view.replica_id])
+        )
 
     def choose(self, signals: RequestSignals, candidates: tuple[ReplicaView, ...]) -> ReplicaDecision:
         """Let the policy choose among candidates."""

@@ -12,6 +12,7 @@ import orjson
 
 from cluster.config.decision_log import DecisionLogConfig
 from cluster.entities.decision import DecisionRecord
+from deployments.router.adapter_outcomes import without_words
 from deployments.router.json_lines import JsonLines
 
 logger = logging.getLogger("tidemill.router.decisions")
@@ -63,6 +64,8 @@ class DecisionLog:
         choice = lean.model_choice
         if choice is not None and not self._config.embeddings:
             lean = replace(lean, model_choice=replace(choice, signals=replace(choice.signals, embedding=())))
+        if not self._config.embeddings:
+            lean = without_words(lean)
         line = orjson.dumps(lean)
         self._latest[record.decision_id] = line
         if len(self._latest) > self._config.memory_records_max:

@@ -13,12 +13,13 @@ import aiohttp
 from cluster.entities.decision import Attempt, PathDecision, ReplicaDecision
 from cluster.entities.energy import EnergySource
 from cluster.entities.kv import KVTicket
-from cluster.entities.pool import ReplicaId, ReplicaReport, Role
+from cluster.entities.pool import ReplicaId, ReplicaReport, ReplicaView, Role
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.workload import RequestSignals, Surface
 from deployments.messages import REQUEST_ID
-from deployments.router.core import PREFILLING, RouterCore
+from deployments.router.adapter_request import AdapterRequest
+from deployments.router.core import RouterCore
 from deployments.router.energy import EnergyEntry
 from deployments.router.errors import ApiError, overloaded
 from deployments.router.grant import Grant, Grants
@@ -47,6 +48,7 @@ class EngineAnswer:
         client_headers: Mapping[str, str],
         keep: bool,
         trace: Step,
+        adapter: AdapterRequest | None = None,
     ) -> None:
         """Take a request for one model; `run` answers it.
 
@@ -59,6 +61,7 @@ class EngineAnswer:
             client_headers: what the client sent.
             keep: whether a complete answer is kept in `relayed`.
             trace: the request's; what engines do for it is a part of it.
+            adapter: the adapter that is to answer; None for the model itself.
         """
         self._core = core
         self._request = request
@@ -67,6 +70,7 @@ class EngineAnswer:
         self._decision_id = decision_id
         self._keep = keep
         self._trace = trace
+        self._adapter = adapter
         self._debug = client_headers.get("x-tidemill-debug") == "1"
         self.signals = signals
         self.path: Path | None = None
@@ -129,7 +133,7 @@ class EngineAnswer:
         report = grant.dispatch.replica
         outcome, reason = "failed", None
         try:
-            ticket = await self._fetch_ticket() if grant.disaggregated else None
+            ticket = await self._fetch_ticket(grant.view) if grant.disaggregated else None
             started_at_s = self._core.now_s()
             if grant.disaggregated and ticket is None:
                 grant.dispatch.recompute(max(0, self.signals.prompt_tokens - grant.view.cached_tokens))
@@ -193,10 +197,15 @@ class EngineAnswer:
         body = answer_body(self._request, None if ticket is None else ticket.params)
         step = self._step(report)
         failure: str | None = "not finished"
+        headers = self._engine_headers(step)
+        if self._adapter is not None:
+            headers |= self._adapter.headers(with_ticket=ticket is not None)
         try:
             response: aiohttp.ClientResponse = await self._core.upstream.open(
-                report.url + self._request.surface.value, body, self._engine_headers(step)
+                report.url + self._request.surface.value, body, headers
             )
+            if self._adapter is not None:
+                self._responder.headers |= self._adapter.answered(response.headers)
             try:
                 self.relayed = relay.relayed
                 await relay.run(response, keep_for_cache=self._keep and not self._debug)
@@ -211,9 +220,9 @@ class EngineAnswer:
         if self.relayed.prompt_tokens:
             self._core.learn_tokens(self._request, self.relayed.prompt_tokens)
 
-    async def _fetch_ticket(self) -> KVTicket | None:
+    async def _fetch_ticket(self, answering: ReplicaView) -> KVTicket | None:
         """Let a prefill replica compute the prompt; None if that did not work, for whatever reason."""
-        candidates = self._core.picture.views(self.signals, PREFILLING)
+        candidates = self._core.prefilling(self.signals, answering)
         decision = self.prefill = self._core.choose(self.signals, candidates)
         chosen = decision.choice.replica_id
         if chosen is None:
@@ -324,6 +333,8 @@ class EngineAnswer:
 
 
 def _gave_up(attempts: int, failure: ReplicaError) -> ApiError:
+    if failure.refusal is not None:
+        return failure.refusal
     message = f"{attempts} attempts failed; the last one: {failure}"
     if failure.overloaded:
         return overloaded(message, status=503, retry_after_s=5)

@@ -24,17 +24,17 @@ async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
         ApiError: 400 for what is malformed, 404 for what is unknown or over, 409 for a second opinion of
             the same source, 503 while the learner is away.
     """
-    if core.learning is None:
+    if core.learning is None and core.adapters is None:
         message = "No model is chosen here that could be judged: callers name their models (routing.auto)."
         raise ApiError(status=404, message=message, code="model_routing_off")
     judgement = _parsed(raw, core.wall_s())
-    result = await core.learning.judge(judgement)
-    core.metrics.feedback(judgement.source, result)
+    result = await _judged(core, judgement)
     if result is FeedbackResult.UNKNOWN:
         window_s = core.config.routing.learning.feedback_window_s
         message = (
             f"No decision {judgement.decision_id!r} that feedback can be given on: it is unknown, older than "
-            f"{window_s:.0f} s, its answer failed or was a stored one, or the caller had named the model."
+            f"{window_s:.0f} s, its answer failed or was a stored one, or the caller had named "
+            "the model, or the adapter."
         )
         raise ApiError(status=404, message=message, code="decision_not_found", param="decision_id")
     if result is FeedbackResult.CONFLICTING:
@@ -51,6 +51,18 @@ async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
         "status": result.value,
     }
     await responder.json(200, content)
+
+
+async def _judged(core: RouterCore, judgement: Feedback) -> FeedbackResult:
+    """What becomes of it: with the node whose adapter was chosen, or else with the learner of models."""
+    found = None if core.adapters is None else await core.adapters.judge(judgement)
+    if found is not None:
+        return found
+    if core.learning is None:
+        return FeedbackResult.UNKNOWN
+    result = await core.learning.judge(judgement)
+    core.metrics.feedback(judgement.source, result)
+    return result
 
 
 def _parsed(raw: bytes, now_s: float) -> Feedback:

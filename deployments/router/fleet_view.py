@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from cluster.config.routing import ReplicaRoutingConfig
+from cluster.entities.adapters import AdapterTier
 from cluster.entities.performance import ReplicaPerformance
 from cluster.entities.pool import (
     MarginalEnergy,
@@ -93,14 +94,23 @@ class Dispatch:
 class FleetPicture:
     """Replicas, their loads, their health and what was sent to them."""
 
-    def __init__(self, config: ReplicaRoutingConfig, *, shared: bool, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: ReplicaRoutingConfig,
+        *,
+        shared: bool,
+        now_s: Callable[[], float],
+        adapter_pools: Collection[PoolName] = (),
+    ) -> None:
         """Start empty.
 
         Args:
             config: routing of replicas.
             shared: whether other routers send to the same replicas.
             now_s: the router's clock.
+            adapter_pools: those whose replicas can answer with adapters.
         """
+        self._adapter_pools = adapter_pools
         self._config = config
         self._now_s = now_s
         self._foreign: dict[ReplicaId, ReplicaLoad] = {}
@@ -165,11 +175,16 @@ class FleetPicture:
     ) -> tuple[ReplicaView, ...]:
         """The candidates for a request in the given roles, as the policies see them."""
         excluded = set(exclude)
-        return tuple(
-            self._view(report, signals)
+        found = [
+            report
             for report in self._reports.values()
             if report.model == signals.model and report.role in roles and report.replica_id not in excluded
-        )
+        ]
+        if signals.adapter:
+            found = [report for report in found if report.pool in self._adapter_pools]
+            # One that has just started may not have the catalogue yet.
+            found = [report for report in found if _tier(report, signals.adapter) is not None] or found
+        return tuple(self._view(report, signals) for report in found)
 
     def _view(self, report: ReplicaReport, signals: RequestSignals) -> ReplicaView:
         load = self._load(report.replica_id)
@@ -179,6 +194,7 @@ class FleetPicture:
                 report.replica_id, signals.block_hashes, now_s=self._now_s()
             )
             cached = min(blocks * signals.block_tokens, signals.prompt_tokens)
+        tier = _tier(report, signals.adapter) if signals.adapter else None
         return ReplicaView(
             replica_id=report.replica_id,
             pool=report.pool,
@@ -195,6 +211,8 @@ class FleetPicture:
             max_concurrent_requests=report.max_concurrent_requests,
             put_aside_until_s=self._loads[report.replica_id].health.put_aside_until_s,
             energy=self._energy(report.pool, load),
+            adapters=(signals.adapter,) if tier is AdapterTier.DEVICE else (),
+            adapters_in_host=(signals.adapter,) if tier is AdapterTier.HOST else (),
         )
 
     def _load(self, replica_id: ReplicaId) -> ReplicaLoad:
@@ -291,6 +309,13 @@ class FleetPicture:
         if load is not None and load.health.failures:
             load.health = after_success(load.health)
 
+    def has_room(self, replica_id: ReplicaId, *, now_s: float) -> bool:
+        """Whether a replica could take another request now."""
+        load, report = self._loads.get(replica_id), self._reports.get(replica_id)
+        if load is None or report is None or load.health.put_aside_until_s > now_s:
+            return False
+        return self._load(replica_id).requests < report.max_concurrent_requests
+
     def in_flight(self, replica_id: ReplicaId) -> int:
         """This router's requests on a replica."""
         load = self._loads.get(replica_id)
@@ -318,3 +343,8 @@ class FleetPicture:
 
 def _clears(report: ReplicaReport) -> int:
     return 0 if report.prefix_cache is None else report.prefix_cache.clears
+
+
+def _tier(report: ReplicaReport, adapter: str) -> AdapterTier | None:
+    """Where a replica has an adapter."""
+    return next((found.tier for found in report.adapters if found.name == adapter), None)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cluster.entities.decision import Attempt, CascadeAnswer, DecisionRecord, ModelDecision
+from cluster.entities.decision import Attempt, CascadeAnswer, DecisionRecord
 from cluster.entities.reasons import Reason
 from cluster.entities.routing import Path
 from cluster.entities.timeline import Timeline
@@ -18,10 +18,12 @@ from cluster.policy.semantic_cache.identity import (
     SemanticIdentity,
     identify,
 )
+from deployments.router.adapter_request import AdapterRequest
 from deployments.router.answer_form import in_form
 from deployments.router.cache_client import (
     CachedAnswer,
     CacheMiss,
+    epoch_with,
     is_cacheable,
     may_look_up,
     model_of,
@@ -69,6 +71,10 @@ class Generation:
         self.decision_id = core.new_decision_id()
         self._trace = begin_trace(core, headers, surface=request.surface.value, decision_id=self.decision_id)
         self._open = OpenModel.of(core, request, self.signals, headers)
+        self._adapter = AdapterRequest.of(core, request)
+        self._reader = self._open or self._adapter
+        self._weights: str | None = "" if self._adapter is None else self._adapter.weights
+        """What stands for the adapters that may answer; None while nobody can say."""
         self._cache = "bypass"
         self._miss: CacheMiss | None = None
         self._answers: list[EngineAnswer] = []
@@ -132,6 +138,8 @@ class Generation:
         if self._open is not None and self._path is not Path.CACHED:
             energy_j = sum(answer.energy_j for answer in self._answers)
             self._open.learn(record, self._request, self._relayed, energy_j=energy_j)
+        if self._adapter is not None:
+            self._adapter.learn(record, self._request, self._relayed)
 
     @property
     def _answer(self) -> EngineAnswer | None:
@@ -157,10 +165,10 @@ class Generation:
         if not config.enabled or not is_cacheable(self._request, self._client_headers):
             self._reasons.append(Reason.CACHE_BYPASS)
             return False
-        if not may_look_up(self._client_headers):
+        if not may_look_up(self._client_headers) or self._weights is None:
             self._reasons.append(Reason.CACHE_BYPASS)
             return False
-        text, wait_s = ("", 0.0) if self._open is None else self._open.wanted_text()
+        text, wait_s = ("", 0.0) if self._reader is None else self._reader.wanted_text()
         step = self._trace.step("semantic_cache", {"tidemill.decision_id": self.decision_id})
         try:
             found = await self._core.cache.look_up(
@@ -170,6 +178,7 @@ class Generation:
                 text_wait_s=wait_s,
                 near=self._near_identity(),
                 knowledge_version=self._knowledge_version,
+                weights=self._weights,
                 load=self._core.queue_ratio,
                 trace_headers=step.headers,
             )
@@ -182,8 +191,8 @@ class Generation:
             self._cache = headers["x-tidemill-cache"] = "miss"
             self._miss = found
             self._reasons.append(Reason.CACHE_MISS)
-            if self._open is not None:
-                self._open.read(found.text_signals)
+            if self._reader is not None:
+                self._reader.read(found.text_signals)
             return False
         told = in_form(
             found.body,
@@ -210,7 +219,7 @@ class Generation:
         identity = identify(
             self._request.body,
             self._request.surface,
-            policy_epoch=config.policy_epoch,
+            policy_epoch=epoch_with(config.policy_epoch, self._weights or ""),
             knowledge_version=self._knowledge_version,
         )
         if request_refusal(self._request.body, identity, config) is not None:
@@ -234,6 +243,8 @@ class Generation:
             model = model_of(found.body)
             if model in self._core.config.models:
                 self._take_model(model)
+        elif self._adapter is not None:
+            self._responder.headers |= self._adapter.stored(model_of(found.body))
         body = with_new_id(found.body, lambda: self.decision_id[2:])
         self._sent = Relayed(first_token_at_s=self._core.now_s())
         await self._responder.whole(200, found.content_type, body)
@@ -242,6 +253,7 @@ class Generation:
     async def _answer_from_engines(self) -> None:
         try:
             if self._open is None:
+                await self._take_adapter()
                 await self._ask_engines()
             elif self._open.cascades:
                 await self._ask_until_good_enough(self._open)
@@ -251,6 +263,12 @@ class Generation:
             # Shielded: a client that leaves must not take the lease with it.
             if self._miss is not None:
                 await asyncio.shield(asyncio.ensure_future(self._settle_cache(self._miss)))
+
+    async def _take_adapter(self) -> None:
+        if self._adapter is None:
+            return
+        self._request = self._request.for_adapter(await self._adapter.choose(self._reasons))
+        self.signals = self._core.signals(self._request, self.signals.tenant)
 
     async def _ask_some_model(self, chooser: OpenModel) -> None:
         """Let models be chosen until one has answered, or none is left that could."""
@@ -315,8 +333,9 @@ class Generation:
             self._responder,
             decision_id=self.decision_id,
             client_headers=self._client_headers,
-            keep=self._miss is not None or (self._open is not None and self._open.judges_format),
+            keep=self._miss is not None or (self._reader is not None and self._reader.judges_format),
             trace=self._trace,
+            adapter=self._adapter,
         )
         self._answers.append(answer)
         chooser = self._open
@@ -327,7 +346,8 @@ class Generation:
 
     async def _settle_cache(self, miss: CacheMiss) -> None:
         relayed = self._relayed
-        if relayed is None or relayed.cacheable_body is None:
+        stale = self._adapter is not None and not self._adapter.is_still(self._weights)
+        if stale or relayed is None or relayed.cacheable_body is None:
             await self._core.cache.release(miss, self._trace.headers)
             return
         await self._core.cache.store(
@@ -354,7 +374,9 @@ class Generation:
             at_wall_s=self._arrived_wall_s,
             signals=self.signals,
             cache=self._cache,
-            model_choice=self._model_choice(),
+            model_choice=None if self._open is None else self._open.decision,
+            adapter_choice=None if self._adapter is None else self._adapter.decision,
+            adapter_answer=None if self._adapter is None else self._adapter.answer,
             cascade=self._cascade,
             path=self._path,
             replica=None if last is None else last.replica,
@@ -376,6 +398,3 @@ class Generation:
             output_tokens=relayed.output_tokens,
             config_hash=self._core.config_hash,
         )
-
-    def _model_choice(self) -> ModelDecision | None:
-        return None if self._open is None else self._open.decision

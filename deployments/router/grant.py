@@ -10,7 +10,7 @@ from cluster.entities.workload import RequestSignals
 from cluster.policy.admission import Verdict, shed
 from cluster.policy.disaggregation import choose_path
 from cluster.policy.routing.replicas.predicted import predicted_ttft_s
-from deployments.router.core import PREFILLING, RouterCore
+from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, overloaded
 from deployments.router.fleet_view import Dispatch
 
@@ -121,7 +121,7 @@ class Grants:
         return Grant(decision, path, view, dispatch)
 
     def _path(self, signals: RequestSignals, view: ReplicaView) -> PathDecision:
-        prefill = self._core.picture.views(signals, PREFILLING)
+        prefill = self._core.prefilling(signals, view)
         now_s = self._core.now_s()
         choice = choose_path(signals, view, prefill, self._core.config.routing.disaggregation, now_s=now_s)
         return PathDecision(decode=view, prefill=prefill, decided_at_s=now_s, choice=choice)

@@ -13,7 +13,7 @@ from cluster.entities.energy import EnergySource
 from cluster.entities.model_routing import FeedbackSource, Goal
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
-from cluster.metrics import Metric, fleet, model_routing, observability, requests, tenants
+from cluster.metrics import Metric, adapters_fleet, fleet, model_routing, observability, requests, tenants
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
@@ -25,6 +25,7 @@ _OURS = (
     *requests.METRICS,
     *fleet.METRICS,
     *model_routing.METRICS,
+    *adapters_fleet.METRICS,
     *observability.METRICS,
     *tenants.METRICS,
 )

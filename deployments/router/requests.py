@@ -1,7 +1,7 @@
 """Reads a request body as far as routing needs to understand it; everything else passes through untouched."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +10,12 @@ import orjson
 from cluster.config import TidemillConfig
 from cluster.entities.model_routing import Goal
 from cluster.entities.workload import Surface
+from deployments.router.adapter_names import AskedAdapter
 from deployments.router.errors import bad_request, model_not_found
 
 _TOKEN_ID_BYTES = 4
+AdapterLookup = Callable[[str], AskedAdapter | None]
+"""What a name means that is no model's; None if nothing. May raise ApiError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +38,21 @@ class ParsedRequest:
     """What the client calls its conversation; empty if it says nothing."""
     goal: Goal | None = None
     """What a client wants who leaves the model open; None if it named one, or one was chosen."""
+    adapter: str = ""
+    """The LoRA adapter of the model that is to answer; empty for the model itself."""
+    opens_adapter: bool = False
+    """Whether an adapter is still to be chosen; then the body's `model` is the name that leaves it open."""
     deadline_at_s: float | None = None
     """By when the client wants the first token, on the router's clock; None if it does not say."""
 
     def for_model(self, model: str) -> "ParsedRequest":
         """The request with the model that was chosen for it."""
         return replace(self, model=model, body={**self.body, "model": model}, goal=None)
+
+    def for_adapter(self, adapter: str) -> "ParsedRequest":
+        """The request with the adapter that was chosen for it; empty for the model itself."""
+        name = f"{self.model}:{adapter}" if adapter else self.model
+        return replace(self, body={**self.body, "model": name}, adapter=adapter, opens_adapter=False)
 
     def apart_from_other_tenants(self, tenant: str) -> "ParsedRequest":
         """The request with a salt by which engines keep its prefix cache from other tenants.
@@ -65,7 +77,14 @@ class ParsedRequest:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-def parse(raw: bytes, surface: Surface, config: TidemillConfig, *, session: str = "") -> ParsedRequest:
+def parse(
+    raw: bytes,
+    surface: Surface,
+    config: TidemillConfig,
+    *,
+    session: str = "",
+    adapters: AdapterLookup = lambda _: None,
+) -> ParsedRequest:
     """Parse and check a request body.
 
     Args:
@@ -73,13 +92,17 @@ def parse(raw: bytes, surface: Surface, config: TidemillConfig, *, session: str 
         surface: which API it belongs to.
         config: models and limits.
         session: what a header calls the conversation; without it, the body's `user` does.
+        adapters: finds adapters by name.
 
     Raises:
         ApiError: 400 or 404, in words that say what would be right.
     """
     body = _object(raw, depth_max=config.gateway.json_depth_max)
-    model, goal = _model(body, surface, config)
-    body["model"] = model
+    model, goal, adapter = _model(body, surface, config, adapters)
+    if adapter is None:
+        body["model"] = model
+    elif adapter.adapter:
+        body["model"] = f"{model}:{adapter.adapter}"
     stream = _typed(body, "stream", bool, "a boolean") or False
     max_output = None
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
@@ -103,6 +126,8 @@ def parse(raw: bytes, surface: Surface, config: TidemillConfig, *, session: str 
         splittable=surface.generates and single and _one_plain_choice(body),
         session=session or _user(body),
         goal=goal,
+        adapter="" if adapter is None else adapter.adapter,
+        opens_adapter=adapter is not None and not adapter.adapter,
     )
 
 
@@ -148,21 +173,27 @@ def _deeper_than(body: Any, depth_max: int) -> bool:
     return True
 
 
-def _model(body: dict[str, Any], surface: Surface, config: TidemillConfig) -> tuple[str, Goal | None]:
-    """The served model, or the name that leaves it open and with what goal."""
+def _model(
+    body: dict[str, Any], surface: Surface, config: TidemillConfig, adapters: AdapterLookup
+) -> tuple[str, Goal | None, AskedAdapter | None]:
+    """The served model, or the name that leaves it open and with what goal; the adapter, if one is meant."""
     asked = body.get("model")
     if asked is None:
-        return config.default_model, None
+        return config.default_model, None, None
     if not isinstance(asked, str):
         raise bad_request("`model` must be a string.", param="model")
     served = config.model_for(asked)
     if served is not None:
-        return served, None
+        return served, None, None
     goal = config.goal_of(asked)
-    if goal is None:
+    adapter = adapters(asked) if goal is None else None
+    if goal is None and adapter is None:
         raise model_not_found(asked, config.client_names)
+    if adapter is not None:
+        # Adapters share their model's tokenizer.
+        return adapter.model, None, adapter if surface.generates else None
     # What generates nothing is not worth a choice.
-    return (asked, goal) if surface.generates else (config.default_model, None)
+    return (asked, goal, None) if surface.generates else (config.default_model, None, None)
 
 
 def _typed(body: dict[str, Any], name: str, kind: type, words: str) -> Any:

@@ -11,6 +11,8 @@ import aiohttp
 import orjson
 
 from cluster.config.gateway import GatewayConfig
+from deployments.messages import ADAPTER_REFUSED
+from deployments.router.errors import ApiError
 
 _RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 _ERROR_BYTES_MAX = 64 * 1024
@@ -21,17 +23,26 @@ ANSWER_BYTES_MAX = 256 * 1024 * 1024
 class ReplicaError(Exception):
     """A replica did not answer; another may."""
 
-    def __init__(self, message: str, *, unreachable: bool, overloaded: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        unreachable: bool,
+        overloaded: bool = False,
+        refusal: ApiError | None = None,
+    ) -> None:
         """Say what happened.
 
         Args:
             message: for the decision log, and for the client when nobody else answers either.
             unreachable: the replica itself is at fault and is put aside, rather than this request on it.
             overloaded: it has too much to do and said so.
+            refusal: what its pager of adapters answers; for the client if nobody else has the adapter.
         """
         super().__init__(message)
         self.unreachable = unreachable
         self.overloaded = overloaded
+        self.refusal = refusal
 
 
 class Upstream:
@@ -72,6 +83,9 @@ class Upstream:
             response = await self.session.post(url, data=body, headers=headers)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ReplicaError(f"{type(error).__name__}: {error}", unreachable=True) from error
+        if ADAPTER_REFUSED in response.headers:
+            refusal = await self._refusal(response)
+            raise ReplicaError(refusal.message, unreachable=False, refusal=refusal)
         if response.status in _RETRYABLE_STATUSES:
             try:
                 text = (await response.content.read(_ERROR_BYTES_MAX)).decode("utf-8", "replace")
@@ -83,6 +97,24 @@ class Upstream:
             busy = response.status in (429, 503)
             raise ReplicaError(message, unreachable=response.status == 503, overloaded=busy)
         return response
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> ApiError:
+        """What a replica's pager answers in place of its engine; says nothing of the replica itself."""
+        try:
+            error = orjson.loads(await response.content.read(_ERROR_BYTES_MAX))["error"]
+            message = str(error["message"])
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError):
+            message = "the adapter cannot be had"
+        finally:
+            response.close()
+        passed_on = {"retry-after": response.headers.get("retry-after", "")}
+        return ApiError(
+            status=response.status,
+            message=message,
+            code=response.headers[ADAPTER_REFUSED],
+            param="model",
+            headers={name: value for name, value in passed_on.items() if value},
+        )
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole body.
