@@ -45,7 +45,7 @@ async def test_no_secret_leaves_its_place(start_cluster, given, tmp_path, caplog
         {
             "tenants": {
                 "enabled": True,
-                "tenants": {"acme": {"requests_per_minute": 10, "budget": {"day": {"tokens": 5000}}}},
+                "tenants": {"acme": {"requests_per_minute": 5, "budget": {"day": {"tokens": 5000}}}},
             },
             "gateway": {"queue_timeout_s": 0.5},
         }
