@@ -57,7 +57,7 @@ async def test_no_secret_leaves_its_place(start_cluster, given, tmp_path, caplog
     answers.append(await cluster.chat("unanswered", headers={"x-api-key": given.admin_key}))
     assert {200, 400, 401, 404, 429, 503} <= {answer.status for answer in answers}
     records = [await cluster.decision(a) for a in answers if "x-tidemill-decision-id" in a.headers]
-    assert len(records) > 20
+    assert len(records) >= 12
     await cluster.core.decisions._flush()
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     places = {
