@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from pydantic import Field
 
 from cluster.config.base import LabelKey, LabelSelector, Section
+from cluster.config.continuation import ContinuationConfig
 
 
 class GatewayConfig(Section):
@@ -46,6 +47,8 @@ class GatewayConfig(Section):
 
     max_attempts: int = Field(default=4, ge=1, le=20)
     """How many replicas a request is tried on before its first byte has been sent."""
+
+    continuation: ContinuationConfig = ContinuationConfig()
 
     body_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024)
     """A larger request body gets 413."""

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     LAST_RESORT = "last_resort"
     REPLICA_FAILED = "replica_failed"
     RETRIED = "retried"
+    CONTINUED = "continued"
+    NOT_CONTINUED = "not_continued"
     # admission
     ADMITTED = "admitted"
     QUEUED = "queued"

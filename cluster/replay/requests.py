@@ -6,7 +6,7 @@ looked at something it did not log. Both are to be noticed.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from cluster.config.routing import RoutingConfig
@@ -102,8 +102,9 @@ def _replica_differences(
 ) -> list[Difference]:
     if decision is None:
         return []
+    # Where another replica goes on with an answer, the prompt is longer than the request's.
     again = choose_replica(
-        record.signals,
+        replace(record.signals, prompt_tokens=decision.prompt_tokens),
         decision.candidates,
         routing.replicas,
         now_s=decision.decided_at_s,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from cluster.entities.workload import Surface
-from deployments.engine.simulated_requests import Ask, answer_words
+from deployments.engine.simulated_requests import WORD_IDS, Ask, answer_words
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ class Draft:
         self.created_at_s = int(created_at_s)
         self.id = _ID_PREFIXES[ask.surface] + request_id
         self.pieces = [
-            [word if not place else f" {word}" for place, word in enumerate(words)]
+            [f" {word}" if place + prompt.said else word for place, word in enumerate(words)]
             for prompt in ask.prompts
             for words in (
                 answer_words(prompt, choice, ask.output_tokens) for choice in range(ask.choices_per_prompt)
@@ -135,29 +135,51 @@ class _CompletionEvents:
             b'%b,"choices":[{"index":%d,%b' % (self._head, index, field) for index in range(len(draft.pieces))
         ]
         close = b"}" if self._chat else b""
-        ending = b'%b,"logprobs":null,"finish_reason":%b%b}]}\n\n'
+        ending = b'%b,"logprobs":null,"finish_reason":%b%b'
         stop_reason = b"" if self._chat else b',"stop_reason":null'
         self._middle = ending % (close, b"null", stop_reason)
         reason = b'"%b"' % draft.finish_reason.encode()
         self._last = ending % (close, reason, b',"stop_reason":null')
+        untold = b',"token_ids":null}]}\n\n'
+        if not self._chat:
+            untold = b',"prompt_token_ids":null' + untold
+        self._untold_middle, self._untold_last = self._middle + untold, self._last + untold
+        self._tells_ids = draft.ask.include_token_ids
 
     def opening(self) -> bytes:
         if not self._chat:
             return b""
         role = (
             b'%b,"choices":[{"index":%d,"delta":{"role":"assistant","content":""},'
-            b'"logprobs":null,"finish_reason":null}]}\n\n'
+            b'"logprobs":null,"finish_reason":null}]%b}\n\n'
         )
-        return b"".join(role % (self._head, index) for index in range(len(self._draft.pieces)))
+        told = self._prompt_ids(0)
+        return b"".join(role % (self._head, index, told) for index in range(len(self._draft.pieces)))
+
+    def _prompt_ids(self, choice: int) -> bytes:
+        """Where vLLM tells them; null if nobody asked for them."""
+        if not self._tells_ids:
+            return b',"prompt_token_ids":null'
+        prompt = self._draft.ask.prompts[choice // self._draft.ask.choices_per_prompt]
+        return b',"prompt_token_ids":' + orjson.dumps(prompt.ids)
 
     def tokens(self, choice: int, start: int, stop: int) -> bytes:
         pieces = self._draft.pieces[choice]
-        begin, middle, final = self._starts[choice], self._middle, len(pieces) - 1
+        begin, middle, final = self._starts[choice], self._untold_middle, len(pieces) - 1
+        if self._tells_ids:
+            return b"".join(self._with_ids(choice, place, pieces[place]) for place in range(start, stop))
         # The words are plain ASCII letters and hyphens: they need no JSON escaping.
         return b"".join(
-            b'%b"%b"%b' % (begin, pieces[place].encode(), self._last if place == final else middle)
+            b'%b"%b"%b' % (begin, pieces[place].encode(), self._untold_last if place == final else middle)
             for place in range(start, stop)
         )
+
+    def _with_ids(self, choice: int, place: int, piece: str) -> bytes:
+        ending = self._last if place == len(self._draft.pieces[choice]) - 1 else self._middle
+        untold = b"" if self._chat else b',"prompt_token_ids":null'
+        prompt = self._prompt_ids(choice) if place == 0 and not self._chat else untold
+        text, token = piece.encode(), WORD_IDS[piece.strip()]
+        return b'%b"%b"%b%b,"token_ids":[%d]}]}\n\n' % (self._starts[choice], text, ending, prompt, token)
 
     def closing(self) -> bytes:
         if not self._draft.ask.include_usage:

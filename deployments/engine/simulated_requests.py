@@ -35,6 +35,9 @@ _STEMS = (
 _ENDINGS = ("", "s", "-by", "-top", "-side", "-ward", "-like", "-less")
 WORDS = tuple(stem + ending for stem in _STEMS for ending in _ENDINGS)
 """256 words: one byte of hash picks one."""
+WORD_ID = 50_000
+"""Id of the first word; the ids of prompts' bytes are others."""
+WORD_IDS = {word: WORD_ID + place for place, word in enumerate(WORDS)}
 
 
 class RequestError(Exception):
@@ -58,6 +61,15 @@ class Prompt:
 
     content: bytes
     tokens: int
+    said: int = 0
+    """Tokens at its end that are the beginning of the answer, which goes on after them."""
+    given_ids: tuple[int, ...] = ()
+    """As which it came; empty for text."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens."""
+        return list(self.given_ids) or token_ids(self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,7 @@ class Ask:
     """Whether the answer ends because the request's bound, or the model's, was reached."""
     stream: bool
     include_usage: bool
+    include_token_ids: bool = False
     kv_transfer_params: dict[str, Any] = field(default_factory=dict)
     echo: dict[str, Any] = field(default_factory=dict)
     """The request's fields that the answer repeats."""
@@ -119,7 +132,8 @@ def parse_ask(surface: Surface, body: dict[str, Any], *, config: SimulatedEngine
         raise bad_request(f"n: at most {sequences_max} answers in one request", "n")
     bound = _bound(surface, body, config.max_model_len)
     room = config.max_model_len - max(prompt.tokens for prompt in prompts)
-    wanted = config.output_tokens if bound is None else bound
+    said = max(prompt.said for prompt in prompts)
+    wanted = max(1, config.output_tokens - said) if bound is None else bound
     options = body.get("stream_options") or {}
     params = body.get("kv_transfer_params") or {}
     if not isinstance(options, dict) or not isinstance(params, dict):
@@ -132,6 +146,7 @@ def parse_ask(surface: Surface, body: dict[str, Any], *, config: SimulatedEngine
         bounded=bound is not None or wanted > room,
         stream=bool(body.get("stream")),
         include_usage=bool(options.get("include_usage")),
+        include_token_ids=bool(body.get("return_token_ids")),
         kv_transfer_params=params,
         echo={key: body[key] for key in ("instructions", "metadata", "temperature", "top_p") if key in body},
     )
@@ -169,9 +184,9 @@ def prompts_of(surface: Surface, body: dict[str, Any]) -> tuple[Prompt, ...]:
 
 
 def answer_words(prompt: Prompt, choice: int, tokens: int) -> list[str]:
-    """The first words of the answer to a prompt; a longer answer begins with a shorter one."""
-    picks = hashlib.shake_128(b"%d\0%b" % (choice, prompt.content)).digest(tokens)
-    return [WORDS[pick] for pick in picks]
+    """The first words of a prompt's answer that it does not hold yet; a longer answer begins as a shorter."""
+    picks = hashlib.shake_128(b"%d\0%b" % (choice, prompt.content)).digest(prompt.said + tokens)
+    return [WORDS[pick] for pick in picks[prompt.said :]]
 
 
 def token_ids(content: bytes) -> list[int]:
@@ -194,8 +209,25 @@ def _completion_prompts(asked: Any) -> tuple[Prompt, ...]:
             return tuple(_text(item) for item in asked)
         nested = asked if all(isinstance(item, list) for item in asked) else [asked]
         if all(item and all(_is_token(token) for token in item) for item in nested):
-            return tuple(Prompt(content=json.dumps(item).encode(), tokens=len(item)) for item in nested)
+            return tuple(map(_token_prompt, nested))
     raise bad_request("prompt: expected a string, a list of strings, or a list of token ids", "prompt")
+
+
+def _token_prompt(ids: list[int]) -> Prompt:
+    """A prompt of ids: of text as this engine tells it, with or without words of its answer behind it."""
+    said = sum(1 for token in ids if _is_word(token))
+    if any(_is_word(token) for token in ids[: len(ids) - said]):
+        said = 0
+    text = ids[: len(ids) - said]
+    content = bytes_of(text)
+    # Ids that came from nobody's text stand for themselves.
+    known = token_ids(content) == text
+    content = content if known else json.dumps(text).encode()
+    return Prompt(content=content, tokens=len(ids), said=said, given_ids=tuple(ids))
+
+
+def _is_word(token: int) -> bool:
+    return WORD_ID <= token < WORD_ID + len(WORDS)
 
 
 def _conversation(turns: Any, field_name: str, *, system: Any = None) -> Prompt:

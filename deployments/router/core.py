@@ -34,6 +34,7 @@ from deployments.router.queue import AdmissionQueue
 from deployments.router.request_log import RequestLog
 from deployments.router.requests import ParsedRequest, session_id
 from deployments.router.retry_memory import RetryMemory
+from deployments.router.silence import SilenceWatch
 from deployments.router.status import StatusBoard
 from deployments.router.tenant_metrics import TenantMetrics
 from deployments.router.tenants import Tenants
@@ -123,6 +124,7 @@ class RouterCore:
                 on_drop=self.metrics.outcome_dropped,
             )
         self.picture.on_change(self.queue.wake)
+        self.silence = SilenceWatch(self.picture, silence_s=config.gateway.continuation.silence_s)
 
     def _decision_log_in(self, state: Path | None) -> DecisionLog:
         return DecisionLog(

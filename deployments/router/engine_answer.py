@@ -6,6 +6,7 @@ for every model that it asks.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -81,7 +82,9 @@ class EngineAnswer:
         self.reasons: list[Reason] = []
         self.dispatched_at_s: float | None = None
         self.relayed: Relayed | None = None
-        self._energy: EnergyEntry | None = None
+        self._relay: Relay | None = None
+        self._streamed: list[EnergyEntry] = []
+        """On the replicas that made what the client gets."""
         self._entries: list[EnergyEntry] = []
 
     async def run(self, *, leave_early: Callable[[], bool] = lambda: False) -> None:
@@ -111,15 +114,54 @@ class EngineAnswer:
             if failure is None:
                 return
             exclude.add(grant.view.replica_id)
+            self._core.metrics.replica_failed(grant.view.pool)
+            if self._responder.started:
+                await self._continue(failure, exclude)
+                return
             self.reasons.append(Reason.RETRIED)
             self._core.metrics.retry(Reason.REPLICA_FAILED)
-            self._core.metrics.replica_failed(grant.view.pool)
             if number == attempts_max or leave_early():
                 raise _gave_up(number, failure)
             # A dying replica answers errors for a moment before it is gone from the table.
             await asyncio.sleep(_BACK_OFF_S * number)
             if not self._anybody_left(exclude):
                 exclude.clear()
+
+    async def _continue(self, failure: ReplicaError, exclude: set[ReplicaId]) -> None:
+        """Let other replicas go on with a stream that has begun.
+
+        Raises:
+            ApiError: none can, or those that tried failed too.
+        """
+        grants = Grants(self._core)
+        why_not = ""
+        for number in range(1, self._core.config.gateway.continuation.max_attempts + 1):
+            relay = self._relay
+            assert relay is not None  # noqa: S101 - it has begun the stream
+            seam, so_far = relay.break_off(), relay.so_far
+            if so_far.finished:
+                await relay.close()
+                return
+            if seam is None:
+                self.reasons.append(Reason.NOT_CONTINUED)
+                why_not = f" No other replica goes on with it ({so_far.refused})."
+                break
+            if number > 1:
+                await asyncio.sleep(_BACK_OFF_S * number)
+                if not self._anybody_left(exclude):
+                    exclude.clear()
+            self.reasons.append(Reason.CONTINUED)
+            self._core.metrics.retry(Reason.CONTINUED)
+            signals = replace(self.signals, prompt_tokens=so_far.prompt_tokens + seam.tokens)
+            grant = await grants.take(signals, exclude, may_split=False)
+            failed = await self._attempt(grant)
+            if failed is None:
+                return
+            failure = failed
+            exclude.add(grant.view.replica_id)
+            self._core.metrics.replica_failed(grant.view.pool)
+        message = f"The engine failed in the middle of the answer: {failure}.{why_not}"
+        raise ApiError(status=502, message=message, code="engine_failed") from failure
 
     def _anybody_left(self, exclude: set[ReplicaId]) -> bool:
         """Whether a replica remains on which this request has not failed, or none is known at all."""
@@ -132,14 +174,16 @@ class EngineAnswer:
         started_at_s = self._core.now_s()
         report = grant.dispatch.replica
         outcome, reason = "failed", None
+        begun = self._responder.started
         try:
             ticket = await self._fetch_ticket(grant.view) if grant.disaggregated else None
             started_at_s = self._core.now_s()
             if grant.disaggregated and ticket is None:
                 grant.dispatch.recompute(max(0, self.signals.prompt_tokens - grant.view.cached_tokens))
-            self.path = Path.COMBINED if ticket is None else Path.DISAGGREGATED
+            if not begun:
+                self.path = Path.COMBINED if ticket is None else Path.DISAGGREGATED
             self._responder.headers |= {
-                "x-tidemill-path": self.path.value,
+                "x-tidemill-path": (self.path or Path.COMBINED).value,
                 "x-tidemill-pool": report.pool,
                 "x-tidemill-replica": report.replica_id,
             }
@@ -150,14 +194,13 @@ class EngineAnswer:
                 self._core.picture.failed(report.replica_id, now_s=self._core.now_s(), draw=self._core.draw())
             if self._responder.started:
                 outcome = "broken"
-                message = f"The engine failed in the middle of the answer: {error}"
-                raise ApiError(status=502, message=message, code="engine_failed") from error
             return error
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
         else:
             outcome = "answered"
+            reason = Reason.CONTINUED if begun else None
             self._core.picture.succeeded(report.replica_id)
             return None
         finally:
@@ -190,35 +233,46 @@ class EngineAnswer:
             self._responder,
             grant.dispatch,
             annotate=self._add_energy if self._debug else None,
+            prompt_tokens=grant.decision.prompt_tokens,
+            broken=self._relay if self._responder.started else None,
         )
-        uncached = max(0, self.signals.prompt_tokens - grant.view.cached_tokens)
-        entry = self._energy_entry(report, 0 if ticket else uncached, relay.tokens)
-        self._energy = self._core.energy.begin(entry)
-        body = answer_body(self._request, None if ticket is None else ticket.params)
+        self._relay = relay
+        uncached = max(0, grant.decision.prompt_tokens - grant.view.cached_tokens)
+        energy = self._energy_entry(report, 0 if ticket else uncached, relay.tokens)
+        self._streamed = [*self._streamed, energy] if relay.seam else [energy]
+        self._core.energy.begin(energy)
+        path, body = self._asked(relay, ticket)
+        response: aiohttp.ClientResponse | None = None
         step = self._step(report)
         failure: str | None = "not finished"
         headers = self._engine_headers(step)
         if self._adapter is not None:
             headers |= self._adapter.headers(with_ticket=ticket is not None)
         try:
-            response: aiohttp.ClientResponse = await self._core.upstream.open(
-                report.url + self._request.surface.value, body, headers
-            )
-            if self._adapter is not None:
-                self._responder.headers |= self._adapter.answered(response.headers)
-            try:
+            async with self._core.silence.over(report.replica_id, relay.tokens):
+                response = await self._core.upstream.open(report.url + path, body, headers)
+                if self._adapter is not None:
+                    self._responder.headers |= self._adapter.answered(response.headers)
                 self.relayed = relay.relayed
                 await relay.run(response, keep_for_cache=self._keep and not self._debug)
-            finally:
-                # Closing an unfinished response closes the connection, and vLLM aborts the request.
-                response.close()
             failure = None
         finally:
-            self._core.energy.end(self._energy)
+            self._core.energy.end(energy)
             step.note({"gen_ai.usage.output_tokens": relay.relayed.output_tokens})
             step.end(error=failure)
+            # Closing an unfinished response closes the connection, and vLLM aborts the request.
+            if response is not None:
+                response.close()
         if self.relayed.prompt_tokens:
             self._core.learn_tokens(self._request, self.relayed.prompt_tokens)
+
+    def _asked(self, relay: Relay, ticket: KVTicket | None) -> tuple[str, bytes]:
+        """Path and body of the request to the replica."""
+        if relay.seam is not None:
+            return Surface.COMPLETIONS.value, relay.so_far.body(relay.seam)
+        params = None if ticket is None else ticket.params
+        body = {**self._request.body, "return_token_ids": True} if relay.so_far.wanted else self._request.body
+        return self._request.surface.value, answer_body(replace(self._request, body=body), params)
 
     async def _fetch_ticket(self, answering: ReplicaView) -> KVTicket | None:
         """Let a prefill replica compute the prompt; None if that did not work, for whatever reason."""
@@ -236,7 +290,8 @@ class EngineAnswer:
         step = self._step(dispatch.replica)
         try:
             timeout_s = self._core.config.routing.disaggregation.prefill_timeout_s
-            async with asyncio.timeout(timeout_s):
+            silence = self._core.silence.over(chosen, lambda: 0)
+            async with asyncio.timeout(timeout_s), silence:
                 status, answer = await self._core.upstream.json(
                     dispatch.replica.url + self._request.surface.value,
                     prefill_body(self._request),
@@ -310,8 +365,10 @@ class EngineAnswer:
 
     def _add_energy(self, usage: dict[str, Any]) -> None:
         """What `x-tidemill-debug: 1` asks for."""
-        found = None if self._energy is None else self._core.energy.energy_of(self._energy)
-        usage["energy_j"], usage["energy_source"] = found if found is not None else (None, None)
+        found = [self._core.energy.energy_of(entry) for entry in self._streamed]
+        known = [used for used in found if used is not None]
+        usage["energy_j"] = sum(used[0] for used in known) if known else None
+        usage["energy_source"] = known[-1][1] if known else None
 
     def _step(self, replica: ReplicaReport) -> Step:
         """The part of the trace that a replica does."""

@@ -23,6 +23,8 @@ _PREAMBLES = (
     b"event: message_start",
     b"event: ping",
 )
+_ROLE_ONLY = b'"delta":{"role":"assistant","content":""}'
+"""Chat's announcement: it comes with the first token, and costs nothing to be held until then."""
 _ERRORS = (b'data: {"error"', b"event: error", b"event: response.failed")
 _ENDINGS = {
     Surface.RESPONSES: (b"event: response.completed", b"event: response.incomplete"),
@@ -74,6 +76,7 @@ class EventStream:
         self._carry = b""
         self._recent: list[bytes] = []
         self._recent_bytes = 0
+        self._shortened = False
         self.events = 0
         """Events so far: about one a token."""
 
@@ -102,11 +105,17 @@ class EventStream:
     def _shorten(self) -> None:
         # Rarely and by much, so that a token costs no copy of the tail.
         tail = b"".join(self._recent)[-_TAIL_BYTES_MAX // 2 :]
-        self._recent, self._recent_bytes = [tail], len(tail)
+        self._recent, self._recent_bytes, self._shortened = [tail], len(tail), True
 
     @property
-    def _tail(self) -> bytes:
+    def tail(self) -> bytes:
+        """The last bytes from the engine."""
         return b"".join(self._recent)
+
+    @property
+    def tail_is_all(self) -> bool:
+        """Whether it has sent nothing before them."""
+        return not self._shortened
 
     def rest(self) -> bytes:
         """What is left when the engine has closed the stream."""
@@ -116,20 +125,20 @@ class EventStream:
     def ended_well(self) -> bool:
         """Whether the stream was complete."""
         # Only how an event begins counts: what it quotes may look like anything.
-        last = [event.lstrip() for event in self._tail.rsplit(b"\n\n", _LAST_EVENTS)[-_LAST_EVENTS:]]
-        if not self._tail.endswith((b"\n\n", b"\n\r\n")) or any(event.startswith(_ERRORS) for event in last):
+        last = [event.lstrip() for event in self.tail.rsplit(b"\n\n", _LAST_EVENTS)[-_LAST_EVENTS:]]
+        if not self.tail.endswith((b"\n\n", b"\n\r\n")) or any(event.startswith(_ERRORS) for event in last):
             return False
         endings = _ENDINGS.get(self._surface, (b"data: [DONE]",))
         return any(event.startswith(endings) for event in last)
 
     def finish(self) -> Finish:
         """Why the answer ended, by the last event that says it."""
-        found = _FINISH_WORDS.findall(self._tail)
+        found = _FINISH_WORDS.findall(self.tail)
         return _FINISHES.get(found[-1].decode(), Finish.WHOLE) if found else Finish.WHOLE
 
     def usage(self) -> dict[str, Any] | None:
         """The usage that the engine reported, if the stream came to that."""
-        for line in reversed(self._tail.split(b"\n")):
+        for line in reversed(self.tail.split(b"\n")):
             if line.startswith(b"data: ") and b'"usage":{' in line:
                 try:
                     event = orjson.loads(line[6:])
@@ -172,7 +181,7 @@ def has_begun(held: bytes) -> bool:
         return True
     whole, _, _ = held.rpartition(b"\n\n")
     events = [event for event in whole.split(b"\n\n") if event.strip()]
-    return any(not event.lstrip().startswith(_PREAMBLES) for event in events)
+    return any(not event.lstrip().startswith(_PREAMBLES) and _ROLE_ONLY not in event for event in events)
 
 
 def is_error(held: bytes) -> bool:
