@@ -1,0 +1,229 @@
+"""What a tenant that floods does to another one: time to first token of the calm one, and shares of tokens.
+
+Rounds of three arms against one running gateway, in turns, so that a machine that gets slower gets slower for
+all: `busy`, the neighbour asks for less than its share; `flood`, it asks for several times what the engines
+can do; `one_line`, the same flood, but the calm requests carry the flooding tenant's key, as if there were no
+tenants. Calm requests arrive as a Poisson process of the same rate in all arms.
+
+Starts the cluster itself: `python -m load_tests.tenant_fairness --json`.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cluster.config import load_config
+from load_tests.arguments import bounded
+from load_tests.bench import ROOT, BenchError, Process, _tidemill, cluster, cluster_environment
+from load_tests.client import Outcome, StreamClient, Target
+from load_tests.prompts import unique_prompt
+from load_tests.record import circumstances
+from load_tests.summary import percentile
+
+CONFIG = Path(__file__).parent / "configs" / "tenants.yaml"
+CALM, FLOODING = "calm", "flooding"
+ARMS = ("busy", "flood", "one_line")
+_BOOTSTRAPS = 2000
+_SETTLE_S = 2.0
+"""Between arms, for queues to empty and places to go back."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fairness:
+    """How long and how hard."""
+
+    rounds: int = 4
+    arm_s: float = 20.0
+    calm_per_s: float = 4.0
+    busy_per_s: float = 8.0
+    flood_per_s: float = 90.0
+    prompt_tokens: int = 64
+    output_tokens: int = 32
+    seed: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Arm:
+    """What was seen in all rounds of one arm."""
+
+    calm: list[Outcome]
+    flooding: list[Outcome]
+
+
+async def _arrive(
+    client: StreamClient, rate_per_s: float, load: Fairness, rng: random.Random
+) -> list[Outcome]:
+    """Poisson arrivals for the length of an arm; all outcomes."""
+    loop = asyncio.get_running_loop()
+    began_at_s = due_at_s = loop.time()
+    tasks: list[asyncio.Task[Outcome]] = []
+    while True:
+        due_at_s += rng.expovariate(rate_per_s)
+        if due_at_s >= began_at_s + load.arm_s:
+            return await asyncio.gather(*tasks)
+        body = {
+            "model": "sim",
+            "messages": [
+                {"role": "user", "content": unique_prompt(rng, len(tasks), tokens=load.prompt_tokens)}
+            ],
+            "max_tokens": load.output_tokens,
+            "stream": True,
+        }
+        await asyncio.sleep(max(0.0, due_at_s - loop.time()))
+        tasks.append(asyncio.create_task(client.send(body, arrived_at_s=due_at_s)))
+
+
+async def compare(target: Target, keys: dict[str, str], load: Fairness) -> dict[str, Arm]:
+    """Run all rounds."""
+    arms = {name: Arm(calm=[], flooding=[]) for name in ARMS}
+    for number in range(load.rounds):
+        order = ARMS[number % len(ARMS) :] + ARMS[: number % len(ARMS)]
+        for name in order:
+            rng = random.Random(f"{load.seed}-{number}")
+            calm_key = keys[FLOODING if name == "one_line" else CALM]
+            calm, flooding = (StreamClient(target, api_key=key) for key in (calm_key, keys[FLOODING]))
+            rate_per_s = load.busy_per_s if name == "busy" else load.flood_per_s
+            first, second = await asyncio.gather(
+                _arrive(calm, load.calm_per_s, load, random.Random(rng.random())),
+                _arrive(flooding, rate_per_s, load, random.Random(rng.random())),
+            )
+            arms[name].calm += first
+            arms[name].flooding += second
+            calm.close()
+            flooding.close()
+            print(f"round {number + 1}, {name}: {_line(first)} | {_line(second)}", file=sys.stderr)
+            await asyncio.sleep(_SETTLE_S)
+    return arms
+
+
+def _line(outcomes: Sequence[Outcome]) -> str:
+    ttft_s = _ttft(outcomes)
+    shown = f"p95 TTFT {percentile(ttft_s, 0.95):.3f} s" if ttft_s else "none answered"
+    return f"{len(ttft_s)}/{len(outcomes)} answered, {shown}"
+
+
+def _ttft(outcomes: Sequence[Outcome]) -> list[float]:
+    return [o.timeline.ttft_s for o in outcomes if o.ok and o.timeline.ttft_s is not None]
+
+
+def report(arms: dict[str, Arm], load: Fairness) -> list[Json]:
+    """One row for each arm and tenant; the calm one's with the change of its p95 against `busy`."""
+    rng = random.Random(load.seed)
+    base_s = _ttft(arms["busy"].calm)
+    rows: list[Json] = []
+    for name, arm in arms.items():
+        for tenant, outcomes in ((CALM, arm.calm), (FLOODING, arm.flooding)):
+            ttft_s = _ttft(outcomes)
+            row: Json = {
+                "case": name,
+                "policy": tenant,
+                "seed": load.seed,
+                "requests": len(outcomes),
+                "answered_ratio": round(len(ttft_s) / max(1, len(outcomes)), 4),
+                "tokens_per_s": round(
+                    sum(o.timeline.output_tokens for o in outcomes if o.ok) / (load.rounds * load.arm_s), 1
+                ),
+            }
+            if ttft_s:
+                row |= {f"ttft_p{p}_s": round(percentile(ttft_s, p / 100), 4) for p in (50, 95, 99)}
+            if tenant == CALM and ttft_s and name != "busy":
+                row |= _change(base_s, ttft_s, rng)
+            rows.append(row)
+    return rows
+
+
+def _change(before_s: list[float], after_s: list[float], rng: random.Random) -> Json:
+    """By how much the p95 moved, with a bootstrap interval of 95 %."""
+    ratios = sorted(
+        percentile(rng.choices(after_s, k=len(after_s)), 0.95)
+        / percentile(rng.choices(before_s, k=len(before_s)), 0.95)
+        - 1.0
+        for _ in range(_BOOTSTRAPS)
+    )
+    found = percentile(after_s, 0.95) / percentile(before_s, 0.95) - 1.0
+    return {
+        "ttft_p95_change_ratio": round(found, 4),
+        "ttft_p95_change_low_ratio": round(percentile(ratios, 0.025), 4),
+        "ttft_p95_change_high_ratio": round(percentile(ratios, 0.975), 4),
+    }
+
+
+async def _key(tenant: str, config: Path, environment: dict[str, str]) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *_tidemill(),
+        *("keys", "create", tenant, "-c", str(config), "--json"),
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    if process.returncode != 0:
+        raise BenchError(f"no key for {tenant}: {output.decode(errors='replace')}")
+    key: str = orjson.loads(output)["key"]
+    return key
+
+
+def _state(process: Process) -> dict[str, str]:
+    """The environment in which the cluster's state is found."""
+    return {**os.environ, "TIDEMILL_STATE": cluster_environment(process)["TIDEMILL_STATE"]}
+
+
+async def run(config_path: Path, load: Fairness) -> list[Json]:
+    """Start, measure, stop.
+
+    Raises:
+        BenchError: the cluster did not start, or gave no keys.
+    """
+    config = load_config(config_path)
+    start_timeout_s = config.local_cluster.start_timeout_s
+    admin_key = secrets.token_urlsafe(24)
+    async with cluster(config_path, admin_key=admin_key, start_timeout_s=start_timeout_s) as process:
+        environment = _state(process)
+        keys = {name: await _key(name, config_path, environment) for name in (CALM, FLOODING)}
+        await asyncio.sleep(2 * config.tenants.store.keys_reload_s)
+        target = Target(config.gateway.host, config.gateway.port, "")
+        return report(await compare(target, keys, load), load)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run from the command line."""
+    default = Fairness()
+    parser = argparse.ArgumentParser(description="What a tenant that floods does to another one.")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="(%(default)s)")
+    parser.add_argument("--rounds", type=bounded(int, 1, 100), default=default.rounds)
+    parser.add_argument("--arm", type=bounded(float, 1, 600), default=default.arm_s, help="seconds")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args(arguments)
+    load = Fairness(rounds=options.rounds, arm_s=options.arm, seed=options.seed)
+    path = options.config.resolve()
+    try:
+        rows = asyncio.run(run(path, load))
+    except BenchError as error:
+        sys.exit(f"tenant_fairness: {error}")
+    result = {
+        "benchmark": "tenant_fairness",
+        "command": f"python -m load_tests.tenant_fairness {' '.join(arguments or sys.argv[1:])}".strip(),
+        **circumstances(path),
+        "rows": rows,
+    }
+    if options.json:
+        print(orjson.dumps(result).decode())
+    else:
+        for row in rows:
+            print(row)
+
+
+if __name__ == "__main__":
+    main()
