@@ -84,6 +84,13 @@ class ApiDouble:
         self._schemas = {}
         self._objects = {}
         self.events = []
+        self.closed = False
+
+    def close(self):
+        """Let those go who wait for changes."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
 
     def resource(self, api_version, plural):
         """A declared kind."""
@@ -161,7 +168,7 @@ class ApiDouble:
                     raise RefusedError(
                         409,
                         "Conflict",
-                        f'Apply failed with {len(paths)} conflict: conflict with "{other}"',
+                        f'Apply failed with {len(paths)} conflict: conflict with "{other}": .{paths[0]}',
                         causes,
                     )
             new = copy.deepcopy(before.value)
@@ -195,7 +202,7 @@ class ApiDouble:
             return [event for event in self.events if event[0] == kind and event[1] > after_version]
 
         with self._changed:
-            self._changed.wait_for(found, timeout_s)
+            self._changed.wait_for(lambda: self.closed or found(), timeout_s)
             return [(version, what, copy.deepcopy(value)) for _, version, what, value in found()]
 
     def _gone(self, key):
@@ -335,7 +342,7 @@ def _merged(target, patch):
 
 def _leaves(value, path=()):
     """Values that are no mappings, by path; identity is not owned."""
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict) and (value or not path):
         return {
             found: leaf
             for name, entry in value.items()

@@ -1,5 +1,6 @@
 """The double's HTTP side: discovery, schemas' index, objects and watches, as kubectl asks for them."""
 
+import contextlib
 import http.server
 import json
 import threading
@@ -29,6 +30,7 @@ class ApiServer:
         return self
 
     def __exit__(self, *_):
+        self.double.close()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -180,16 +182,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         version = int(self.query.get("resourceVersion") or 0)
+        if self.query.get("sendInitialEvents") == "true":
+            version = self.double.resource_version
+            for entry in self.double.list(resource, namespace):
+                self._event("ADDED", entry, namespace)
+            self._say("BOOKMARK", _end_of_list(resource, version))
         ends_at_s = time.monotonic() + min(float(self.query.get("timeoutSeconds", _WATCH_S)), _WATCH_S)
-        while (left_s := ends_at_s - time.monotonic()) > 0:
-            # In short turns, so that a test that ends does not wait for its watches.
-            for changed_in, what, value in self.double.changes(resource, version, min(left_s, 0.2)):
-                version = changed_in
-                if namespace in (None, value["metadata"].get("namespace")) and self._selected(value):
-                    try:
-                        self.wfile.write(json.dumps({"type": what, "object": value}).encode() + b"\n")
-                    except (BrokenPipeError, ConnectionResetError):
-                        return
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while (left_s := ends_at_s - time.monotonic()) > 0 and not self.double.closed:
+                for changed_in, what, value in self.double.changes(resource, version, left_s):
+                    version = changed_in
+                    self._event(what, value, namespace)
+
+    def _event(self, what, value, namespace):
+        if namespace in (None, value["metadata"].get("namespace")) and self._selected(value):
+            self._say(what, value)
+
+    def _say(self, what, value):
+        self.wfile.write(json.dumps({"type": what, "object": value}).encode() + b"\n")
 
     def _groups(self):
         versions = {}
@@ -258,6 +268,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             paths[f"{place}/{{name}}"] = {"patch": operation, "put": operation}
         info = {"title": "double", "version": "1"}
         return {"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": {}}}
+
+
+def _end_of_list(resource, version):
+    """Tells a watch that began with what is there that now comes what is new."""
+    annotations = {"k8s.io/initial-events-end": "true"}
+    metadata = {"resourceVersion": str(version), "annotations": annotations}
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
 
 
 def _root(api_version):

@@ -20,7 +20,9 @@ def _object(*required, **properties):
     return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}
 
 
-_SECRET_VALUE = _object(valueFrom=_object(secretKeyRef=_object("key", name=_TEXT | {"default": ""}, key=_TEXT)))
+_SECRET_VALUE = _object(
+    valueFrom=_object(secretKeyRef=_object("key", name=_TEXT | {"default": ""}, key=_TEXT))
+)
 _GROUP = {"rayStartParams": _TEXTS, "resources": _TEXTS, "labels": _TEXTS, "template": _ANY}
 CLUSTER_SPEC = _object(
     "headGroupSpec",
