@@ -5,7 +5,6 @@ cluster. The actors that the applications need are started with them.
 """
 
 import os
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +13,6 @@ from ray import serve
 from cluster.config import TidemillConfig
 from deployments.app import cache_application, gateway_application, pool_application
 from deployments.directory.actor import start_directory
-from deployments.engine.weights import default_cache_dir, resolve_weights
 from deployments.model_learning.actor import start_learner
 from deployments.router.core import RouterSettings
 from operators.cli.state import state_dir_of
@@ -45,8 +43,9 @@ def build(args: ApplicationArguments) -> serve.Application:
     config, state_dir = args.config, state_dir_of(os.environ)
     start_directory()
     if args.pool is not None:
+        # Nodes resolve a source themselves, so it is handed on as it stands.
         source = config.models[config.pools[args.pool].model].source
-        return pool_application(config, args.pool, _weights(source))
+        return pool_application(config, args.pool, source, state_dir=str(state_dir))
     if args.part == "semantic-cache":
         return cache_application(config, str(state_dir))
     if config.routes_models:
@@ -54,8 +53,3 @@ def build(args: ApplicationArguments) -> serve.Application:
     start_provisioner(config, state_dir)
     key = os.environ[config.gateway.admin_key_env]
     return gateway_application(config, RouterSettings(state_dir=str(state_dir), admin_key=key))
-
-
-def _weights(source: str) -> str:
-    cache: Path = default_cache_dir(os.environ)
-    return str(resolve_weights(source, cache, print))
