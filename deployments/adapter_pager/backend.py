@@ -19,11 +19,19 @@ class EngineAdapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadReport:
-    """What a load into a slot took."""
+class SlotReport:
+    """What an engine says of its slots."""
 
+    held: frozenset[int]
+    """Numbers of the adapters in it."""
+    loads: int
+    """Into slots, since it was first asked."""
+    load_s: float
+    """For how long they kept it from computing, with or without requests."""
     stall_s: float
-    """For which the engine computed nothing."""
+    """For how long they kept requests from going on that had no use for the adapter."""
+    stream_stall_s: float
+    """The same, times those requests."""
 
 
 class AdapterLoadError(Exception):
@@ -46,7 +54,7 @@ class AdapterBackend(Protocol):
     async def forget(self, number: int) -> None:
         """Give the memory of `prepare` back; an adapter in a slot stays there."""
 
-    async def load(self, adapter: EngineAdapter) -> LoadReport:
+    async def load(self, adapter: EngineAdapter) -> None:
         """Put an adapter into a free slot and let requests name it. In a slot already: only a touch.
 
         Raises:
@@ -56,5 +64,5 @@ class AdapterBackend(Protocol):
     async def unload(self, number: int) -> None:
         """Take an adapter that no request uses out of its slot; a prepared copy stays in memory."""
 
-    async def held(self) -> frozenset[int]:
-        """Numbers of the adapters in the engine."""
+    async def report(self) -> SlotReport:
+        """What it holds, and what that has cost."""

@@ -101,6 +101,11 @@ class Entry:
         return self.facts.sha256 if self.facts else ""
 
     @property
+    def size(self) -> int:
+        """Bytes of its weights, as far as known."""
+        return self.facts.bytes if self.facts else 0
+
+    @property
     def in_slot(self) -> bool:
         """Whether requests for it can run now."""
         return self.tier is AdapterTier.DEVICE

@@ -12,7 +12,8 @@ import logging
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 
 from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import PagedAdapter
-from deployments.adapter_pager.entries import Shelf
 
 logger = logging.getLogger("tidemill.adapters")
 
@@ -51,7 +51,8 @@ class PagerMemory:
         self._numbers: dict[str, int] = {}
         self._hashes: dict[str, str] = {}
         self._arrays: Arrays | None = None
-        self._adapters: list[PagedAdapter] = []
+        self.adapters: tuple[PagedAdapter, ...] = ()
+        """Those that the core knows, or knew when its state was saved."""
         self._saved_at = -1
         self.source = f"{name}-{uuid.uuid4().hex[:12]}"
         """Under which this replica's observations are known elsewhere; a new one without the files."""
@@ -68,8 +69,8 @@ class PagerMemory:
         return self._numbers[sha256]
 
     def sha256_of(self, source: str) -> str:
-        """What the source's files had when they were last seen; empty if a look is cheap, or never taken."""
-        return self._hashes.get(source, "") if "://" in source else ""
+        """What the source's files had when they were last seen; empty if they never were."""
+        return self._hashes.get(source, "")
 
     def describe(self, source: str, sha256: str) -> None:
         """The files of a source were seen."""
@@ -80,7 +81,7 @@ class PagerMemory:
         if self._arrays is None:
             return
         try:
-            core.set_catalogue(self._adapters)
+            core.set_catalogue(self.adapters)
             arrays = dict(self._arrays)
             if str(arrays.pop("encoder")) != self._encoder:
                 logger.warning("another encoder than when adapters were judged: only their use is remembered")
@@ -88,32 +89,28 @@ class PagerMemory:
             core.restore(arrays)
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("what was learnt about adapters cannot be used: %s", error)
+            self.adapters = ()
             core.set_catalogue(())
 
-    async def keep(self, core: PagerCore, shelf: Callable[[], Shelf]) -> None:
+    async def keep(self, core: PagerCore) -> None:
         """Save now and then, as long as there is something new."""
         while True:
             await asyncio.sleep(_SAVE_EVERY_S)
-            await self.save(core, shelf())
+            await self.save(core)
 
-    async def save(self, core: PagerCore, shelf: Shelf) -> None:
+    async def save(self, core: PagerCore) -> None:
         """Write what is known now, unless it was written already. A full disk is only a warning."""
         arrays = {name: np.array(value) for name, value in core.arrays().items()}
         stamp = hash((int(arrays["seen"]), core.statistics.version, core.keys, len(self._hashes)))
         if stamp == self._saved_at:
             return
-        by_key = {entry.key: entry.card for entry in shelf}
-        sizes = {entry.key: entry.facts.bytes for entry in shelf if entry.facts}
         manifest = {
             "schema": _SCHEMA,
             "source": self.source,
             "dimension": self._dimension,
             "numbers": self._numbers,
             "hashes": self._hashes,
-            "adapters": [
-                {"key": key, "bytes": sizes[key], "prior_utility": by_key[key].prior_utility}
-                for key in core.keys
-            ],
+            "adapters": [asdict(adapter) for adapter in self.adapters],
         }
         try:
             await asyncio.to_thread(self._write, manifest, arrays)
@@ -152,7 +149,7 @@ class PagerMemory:
                 manifest = json.loads(str(arrays.pop("manifest")))
                 if manifest["schema"] != _SCHEMA:
                     raise ValueError(f"schema {manifest['schema']}")
-                adapters = [PagedAdapter(**entry) for entry in manifest["adapters"]]
+                adapters = tuple(PagedAdapter(**entry) for entry in manifest["adapters"])
                 numbers = {str(key): int(number) for key, number in manifest["numbers"].items()}
             except FileNotFoundError:
                 continue
@@ -162,7 +159,7 @@ class PagerMemory:
             self._numbers, self._hashes = numbers, dict(manifest["hashes"])
             self.source = str(manifest["source"])
             if manifest["dimension"] == self._dimension:
-                self._arrays, self._adapters = arrays, adapters
+                self._arrays, self.adapters = arrays, adapters
             return
 
 

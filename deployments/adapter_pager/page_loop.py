@@ -16,7 +16,7 @@ from cluster.entities.adapters import AdapterTier
 from cluster.metrics import adapters as metrics
 from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import ResidencyPlan
-from deployments.adapter_pager.backend import AdapterBackend, AdapterLoadError
+from deployments.adapter_pager.backend import AdapterBackend, AdapterLoadError, SlotReport
 from deployments.adapter_pager.entries import Entry, Shelf
 from deployments.adapter_pager.metrics import PagerMetrics
 from deployments.adapter_pager.staging import Staging
@@ -24,11 +24,9 @@ from deployments.adapter_pager.stall_budget import StallBudget
 
 logger = logging.getLogger("tidemill.adapters")
 
-_STAGED_FOR_S = 60.0
-"""So long after they were read, files are taken for unchanged and still in memory."""
 _LOOK_AGAIN_S = 1.0
 """Nothing depends on it but what a lost wake-up would cost."""
-_STALL_GUESS_S = 0.02
+_LOAD_GUESS_S = 0.02
 """Of the first load."""
 
 
@@ -63,7 +61,8 @@ class PageLoop:
         self._exported = exported
         self._wake = asyncio.Event()
         self._budget = StallBudget(config.stall_s_per_s, debt_s=config.stall_debt_s, now_s=time.monotonic())
-        self._stall_s = _STALL_GUESS_S
+        self._load_s = _LOAD_GUESS_S
+        self._report = SlotReport(held=frozenset(), loads=0, load_s=0.0, stall_s=0.0, stream_stall_s=0.0)
         self._due_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self.plan: ResidencyPlan | None = None
@@ -111,10 +110,11 @@ class PageLoop:
         """Unload what the catalogue has no more and nobody runs on."""
         for entry in [e for e in self._shelf.leaving if not e.running]:
             if entry.in_slot:
+                self._close(entry)
                 await self._unload(entry, "removed")
             if entry.in_host:
                 await self._staging.forget(entry)
-            self._staging.let_go(entry)
+            self._staging.settle(entry)
             self._shelf.leaving.remove(entry)
 
     def _next_job(self, now_s: float) -> Job | None:
@@ -123,24 +123,24 @@ class PageLoop:
         blocked: list[Entry] = []
         job = None
         for entry in self._shelf.waiting():
-            if entry.in_slot or not self._is_staged(entry, now_s):
+            if entry.in_slot or not self._is_staged(entry):
                 continue
             leaving = self._room_for(entry, busy)
             if leaving is None:
                 blocked.append(entry)
             elif job is None:
                 job = Job(entry=entry, leaving=leaving, planned=False)
-        self._drain_for(blocked, now_s)
         if job is None:
+            self._drain_for(blocked, now_s)
             return self._planned_job(busy, now_s)
         return job if self._may_load(now_s, urgent=True) else None
 
-    def _is_staged(self, entry: Entry, now_s: float) -> bool:
-        """Whether its files are ready to load; begins staging if not."""
-        if entry.in_host or now_s - entry.staged_at_s < _STAGED_FOR_S:
-            return entry.staging is None
-        self._staging.begin(entry, self.wake)
-        return False
+    def _is_staged(self, entry: Entry) -> bool:
+        """Whether it can be loaded; begins staging if not."""
+        if not self._staging.is_ready(entry):
+            self._staging.begin(entry, self.wake)
+            return False
+        return True
 
     def _room_for(self, entry: Entry, busy: list[str]) -> tuple[str, ...] | None:
         """Who must leave for it; None: it cannot be loaded now."""
@@ -180,7 +180,7 @@ class PageLoop:
             leaving = self._room_for(entry, busy)
             if leaving is None or wanted & set(leaving):
                 continue
-            if not self._is_staged(entry, now_s):
+            if not self._is_staged(entry):
                 return None  # its end wakes this loop
             return Job(entry=entry, leaving=leaving, planned=True) if self._may_load(now_s) else None
         if all(self._core.holds(key) for key in plan.load if key in self._core.keys):
@@ -191,39 +191,44 @@ class PageLoop:
         """Whether the stall budget allows a load now. While nothing runs, loads stall nobody."""
         if not any(entry.running for entry in self._shelf):
             return True
-        wait_s = self._budget.wait_s(self._stall_s, now_s, urgent=urgent)
+        wait_s = self._budget.wait_s(self._load_s, now_s, urgent=urgent)
         self._due_s = min(self._due_s, now_s + wait_s)
         return wait_s <= 0
 
     async def _do(self, job: Job) -> None:
         entry = job.entry
+        leaving = [self._shelf.of_key(key) for key in job.leaving]
+        if any(other.running for other in leaving):
+            return  # somebody was let in since: look again
         began_s, tier = time.monotonic(), entry.tier
         if entry.staging_since_s:  # since the last load: staging is part of the page-in
             began_s, tier = entry.staging_since_s, entry.staging_tier
-        for key in job.leaving:
-            await self._unload(self._shelf.of_key(key), "plan" if job.planned else "demand")
+        for other in leaving:  # all before the first await: nobody may be let in any more
+            self._close(other)
+        for other in leaving:
+            await self._unload(other, "plan" if job.planned else "demand")
         try:
-            report = await self._backend.load(entry.for_engine())
+            await self._backend.load(entry.for_engine())
         except AdapterLoadError as error:
             self._staging.failed(entry, "engine", str(error))
             return
         now_s = time.monotonic()
         entry.tier, entry.failures, entry.staging_since_s = AdapterTier.DEVICE, 0, 0.0
         entry.prefetched, entry.used_at_s = job.planned, now_s
-        self._note(entry, tier, now_s - began_s, report.stall_s)
-        self._admit(entry)
-        await self.reconcile()
-
-    def _note(self, entry: Entry, tier: AdapterTier, seconds: float, stall_s: float) -> None:
-        running = sum(len(e.running) for e in self._shelf)
         self._core.loaded(entry.key)
-        self._core.paged_in(entry.key, tier.value, seconds, stall_s=stall_s)
-        self._stall_s += 0.3 * (stall_s - self._stall_s)
+        self._admit(entry)
+        before = await self.reconcile()
+        self._note(entry, tier, now_s - began_s, before)
+
+    def _note(self, entry: Entry, tier: AdapterTier, seconds: float, before: SlotReport) -> None:
+        load_s = max(0.0, self._report.load_s - before.load_s)
+        stall_s = max(0.0, self._report.stall_s - before.stall_s)
+        self._core.paged_in(entry.key, tier.value, seconds, stall_s=load_s)
+        self._load_s += 0.3 * (load_s - self._load_s)
         self.page_ins += 1
-        if running:
-            self._budget.spend(stall_s, time.monotonic())
-            self.stalled_s += stall_s
-            self._exported.count(metrics.ADAPTER_STALL, by=stall_s)
+        self.stalled_s += stall_s
+        self._budget.spend(stall_s, time.monotonic())
+        self._exported.count(metrics.ADAPTER_STALL, by=stall_s)
         self._exported.observe(metrics.ADAPTER_PAGE_IN, seconds, tier.value)
 
     def _admit(self, entry: Entry) -> None:
@@ -233,23 +238,31 @@ class PageLoop:
             if not waiter.admitted.done():
                 waiter.admitted.set_result(entry.run(waiter.request))
 
-    async def _unload(self, entry: Entry, reason: str) -> None:
-        await self._backend.unload(entry.number)
+    def _close(self, entry: Entry) -> None:
+        """Let nobody in any more who would run on it."""
         entry.tier = AdapterTier.HOST if entry.in_host else AdapterTier.DISK
         entry.draining = False
         self._core.evicted(entry.key)
         self._core.lies(entry.key, entry.tier.value)
+
+    async def _unload(self, entry: Entry, reason: str) -> None:
+        await self._backend.unload(entry.number)
+        self._staging.settle(entry)
         self._exported.count(metrics.ADAPTER_EVICTIONS, reason)
         if entry.prefetched:
             entry.prefetched = False
             self._exported.count(metrics.ADAPTER_PREFETCHES, "wasted")
-            self._exported.count(
-                metrics.ADAPTER_WASTED, by=entry.facts.bytes if entry.facts is not None else 0
-            )
+            self._exported.count(metrics.ADAPTER_WASTED, by=entry.size)
 
-    async def reconcile(self) -> None:
-        """Bring the engine to what this process believes: after a restart, and after every load."""
-        held = await self._backend.held()
+    async def reconcile(self) -> SlotReport:
+        """Bring the engine to what this process believes, after a restart and after every load.
+
+        Returns:
+            What the engine said the last time.
+        """
+        report = await self._backend.report()
+        held = report.held
+        last, self._report = self._report, report
         believed = {entry.number: entry for entry in self._shelf.in_slots()}
         for number in held - set(believed):
             logger.warning("the engine holds adapter %d, which should not be in a slot; removing it", number)
@@ -259,3 +272,4 @@ class PageLoop:
             logger.warning("the engine lost adapter %s; putting it back", entry.card.name)
             with contextlib.suppress(AdapterLoadError):
                 await self._backend.load(entry.for_engine())
+        return last

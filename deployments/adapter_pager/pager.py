@@ -119,7 +119,7 @@ class AdapterPager:
         """Reconcile with the engine and begin; the catalogue may come before or after."""
         await self.loop.reconcile()
         self.loop.start()
-        self._tasks = [asyncio.create_task(self._memory.keep(self._core, lambda: self.shelf))]
+        self._tasks = [asyncio.create_task(self._memory.keep(self._core))]
 
     async def stop(self) -> None:
         """Keep what was learnt, and end."""
@@ -128,7 +128,7 @@ class AdapterPager:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.loop.stop()
         await self._staging.stop()
-        await self._memory.save(self._core, self.shelf)
+        await self._memory.save(self._core)
 
     # Requests
 
@@ -275,7 +275,8 @@ class AdapterPager:
             if old is not None and card.source == old.card.source and card.sha256 in {"", old.key}:
                 old.card = replace(card, sha256=old.key)
                 continue
-            known = card.sha256 or self._memory.sha256_of(card.source)
+            # A remote source is not asked again; in a folder the files may have changed, and a look is cheap.
+            known = card.sha256 or (self._memory.sha256_of(card.source) if "://" in card.source else "")
             entry = Entry(card=replace(card, sha256=known))
             if old is not None:
                 entry.waiters, old.waiters = old.waiters, entry.waiters
@@ -284,8 +285,11 @@ class AdapterPager:
             if known and self._folders.has(known):
                 entry.tier = AdapterTier.DISK
             self.shelf.by_name[name] = entry
-            if not entry.waiters:
-                self._staging.begin(entry, self.loop.wake)
+            elsewhere = known in {adapter.key for adapter in self._memory.adapters} and not self._folders.has(
+                known
+            )
+            if not entry.waiters and not elsewhere:  # to know what its files say
+                self._staging.begin(entry, self.loop.wake, to_host=False)
         self._refresh_core()
         self.loop.wake()
         return self._catalogue_version
@@ -301,6 +305,9 @@ class AdapterPager:
     def _describe(self, entry: Entry) -> None:
         """An adapter's files were seen for the first time."""
         assert entry.facts is not None  # noqa: S101 - that is why this was called
+        before = self._memory.sha256_of(entry.card.source)
+        if before not in {"", entry.facts.sha256}:
+            self._replaced.setdefault(entry.card.name, before)
         self._memory.describe(entry.card.source, entry.facts.sha256)
         entry.card = replace(entry.card, sha256=entry.facts.sha256)
         entry.number = self._memory.number_of(entry.facts.sha256)
@@ -317,16 +324,23 @@ class AdapterPager:
     def _refresh_core(self) -> None:
         """Tell the decisions which adapters there are: those whose files were seen."""
         known = [entry for entry in self.shelf if entry.facts is not None and (entry.listed or entry.in_slot)]
-        self._core.set_catalogue(
-            PagedAdapter(
+        adapters = {
+            entry.key: PagedAdapter(
                 key=entry.key,
-                bytes=entry.facts.bytes if entry.facts else 0,
+                bytes=entry.size,
                 pinned=entry.card.pinned and entry.listed,
                 prior_utility=entry.card.prior_utility,
                 replaces=entry.card.replaces or self._replaced.get(entry.card.name, ""),
             )
             for entry in known
-        )
+        }
+        remembered = {adapter.key: adapter for adapter in self._memory.adapters}
+        for entry in self.shelf.by_name.values():
+            before = entry.card.sha256 or self._memory.sha256_of(entry.card.source)
+            if entry.facts is None and before in remembered:  # until its files were seen
+                adapters.setdefault(before, remembered[before])
+        self._memory.adapters = tuple(adapters.values())
+        self._core.set_catalogue(self._memory.adapters)
         for entry in known:
             if not entry.in_slot:
                 self._moved(entry)
@@ -343,7 +357,7 @@ class AdapterPager:
             self._placement = placement
             for entry in self.shelf.by_name.values():
                 if entry.card.sha256 in placement.adapters and entry.tier is AdapterTier.REMOTE:
-                    self._staging.begin(entry, self.loop.wake)
+                    self._staging.begin(entry, self.loop.wake, to_host=False)
         return self._placement.version
 
     def merge(self, contributions: Sequence[Contribution]) -> None:

@@ -62,7 +62,7 @@ class PagerPages:
                 "tier": entry.tier.value,
                 "in_host": entry.in_host,
                 "pinned": entry.card.pinned,
-                "bytes": entry.facts.bytes if entry.facts else 0,
+                "bytes": entry.size,
                 "rank": entry.facts.rank if entry.facts else 0,
                 "source": entry.card.source,
                 "running": len(entry.running),

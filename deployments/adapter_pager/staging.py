@@ -18,6 +18,8 @@ from deployments.adapter_pager.sources import AdapterSourceError
 logger = logging.getLogger("tidemill.adapters")
 
 _AT_ONCE = 4
+_FRESH_S = 60.0
+"""So long after they were read, files are taken for unchanged and still in memory."""
 _RETRY_S_MAX = 60
 
 
@@ -55,11 +57,24 @@ class Staging:
         self._moved = moved
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
-    def begin(self, entry: Entry, done: Callable[[], None]) -> None:
-        """Start staging unless it is under way, or has failed a moment ago."""
+    def is_ready(self, entry: Entry) -> bool:
+        """Whether it can be loaded at once."""
+        if entry.staging is not None:
+            return False
+        return entry.in_host or (_is_fresh(entry) and not self._wants_copy(entry))
+
+    def begin(self, entry: Entry, done: Callable[[], None], *, to_host: bool = True) -> None:
+        """Start staging unless it is under way, or has failed a moment ago.
+
+        Args:
+            entry: what to stage.
+            done: called at the end, however it ends.
+            to_host: for a load soon; otherwise only to have the files and know what they say.
+        """
         if entry.staging is None and entry.retry_at_s <= time.monotonic():
-            entry.staging_tier, entry.staging_since_s = entry.tier, time.monotonic()
-            entry.staging = asyncio.create_task(self._run(entry, done))
+            if to_host:
+                entry.staging_tier, entry.staging_since_s = entry.tier, time.monotonic()
+            entry.staging = asyncio.create_task(self._run(entry, done, to_host=to_host))
 
     async def stop(self) -> None:
         """End all of them."""
@@ -68,10 +83,10 @@ class Staging:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, entry: Entry, done: Callable[[], None]) -> None:
+    async def _run(self, entry: Entry, done: Callable[[], None], *, to_host: bool) -> None:
         try:
             async with self._at_once:
-                await self._stage(entry)
+                await self._stage(entry, to_host=to_host)
         except AdapterSourceError as error:
             self.failed(entry, "source", str(error))
         except AdapterFilesError as error:
@@ -84,17 +99,21 @@ class Staging:
             entry.staging = None
             done()
 
-    async def _stage(self, entry: Entry) -> None:
-        staged = await self._folders.stage(entry.card)
-        self._take(entry, staged)
-        if not self._backend.keeps_host_copies or entry.in_host or entry.in_slot:
-            return
-        if staged.facts.bytes <= self._config.host_bytes:
-            await self._make_host_room(staged.facts.bytes)
+    async def _stage(self, entry: Entry, *, to_host: bool) -> None:
+        if entry.facts is None or not _is_fresh(entry):
+            self._take(entry, await self._folders.stage(entry.card))
+        if to_host and self._wants_copy(entry) and not entry.in_host:
+            await self._make_host_room(entry.size)
             await self._backend.prepare(entry.for_engine())
             entry.in_host = True
-            entry.tier = AdapterTier.HOST
-            self._moved(entry)
+            if not entry.in_slot:
+                entry.tier = AdapterTier.HOST
+                self._moved(entry)
+        elif not to_host:
+            self.settle(entry)
+
+    def _wants_copy(self, entry: Entry) -> bool:
+        return self._backend.keeps_host_copies and entry.size <= self._config.host_bytes
 
     def _take(self, entry: Entry, staged: StagedAdapter) -> None:
         facts = staged.facts
@@ -118,25 +137,28 @@ class Staging:
     async def _make_host_room(self, size: int) -> None:
         """Give up the longest unused copies, those of adapters in slots last."""
         copies = sorted((e for e in self._shelf if e.in_host), key=lambda e: (e.in_slot, e.used_at_s))
-        total = sum(e.facts.bytes for e in copies if e.facts)
+        total = sum(copy.size for copy in copies)
         for entry in copies:
             if total + size <= self._config.host_bytes:
                 return
-            total -= entry.facts.bytes if entry.facts else 0
+            total -= entry.size
             await self.forget(entry)
 
     async def forget(self, entry: Entry) -> None:
         """Give up the copy in the engine's memory."""
-        await self._backend.forget(entry.number)
         entry.in_host = False
-        if not entry.in_slot:
+        self.settle(entry)
+        await self._backend.forget(entry.number)
+
+    def settle(self, entry: Entry) -> None:
+        """Nobody needs its files now: the disk may remove them if it has to."""
+        if entry.in_slot or entry.in_host or entry.waiters or not entry.key:
+            return
+        self._folders.let_go(entry.key)
+        entry.staged_at_s = float("-inf")
+        if entry.tier is not AdapterTier.DISK:
             entry.tier = AdapterTier.DISK
             self._moved(entry)
-
-    def let_go(self, entry: Entry) -> None:
-        """The files may be removed from the disk."""
-        if entry.key:
-            self._folders.let_go(entry.key)
 
     def failed(self, entry: Entry, part: str, why: str) -> None:
         """Tell everybody who waits, and try again later: sooner the first time than the fifth."""
@@ -151,6 +173,10 @@ class Staging:
             waiter = entry.waiters.popleft()
             if not waiter.admitted.done():
                 waiter.admitted.set_exception(cannot_load(entry))
+
+
+def _is_fresh(entry: Entry) -> bool:
+    return time.monotonic() - entry.staged_at_s < _FRESH_S
 
 
 def cannot_load(entry: Entry) -> AdapterRefusedError:

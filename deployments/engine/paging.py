@@ -18,7 +18,8 @@ from deployments.adapter_pager.sources import AdapterSources
 from deployments.engine.adapter_making import made_adapter
 from deployments.engine.weights import default_cache_dir
 
-_FOLDER = "adapters"
+ADAPTERS_FOLDER = "adapters"
+"""Of fetched adapters, in the cache folder; all replicas of a machine share it."""
 _PAGERS = "adapter-pagers"
 
 
@@ -67,7 +68,7 @@ async def paged(
         config=limits,
         core=core,
         dimension=adapters.paging.dimension,
-        folders=AdapterFolders(cache / _FOLDER, fetch=sources.fetch, bytes_max=limits.disk_bytes),
+        folders=AdapterFolders(cache / ADAPTERS_FOLDER, fetch=sources.fetch, bytes_max=limits.disk_bytes),
         backend=backend,
         memory=memory,
     )
@@ -96,7 +97,7 @@ def configured_catalogue(config: TidemillConfig) -> AdapterCatalogue:
 
 def _state_root(state_dir: str, cache: Path) -> Path:
     """A folder that can be written to."""
-    root = Path(state_dir) / _FOLDER if state_dir else cache / _PAGERS
+    root = Path(state_dir) / ADAPTERS_FOLDER if state_dir else cache / _PAGERS
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError:

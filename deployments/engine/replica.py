@@ -52,7 +52,7 @@ class EngineReplica:
         self._engine = _engine(config, pool_name, str(found))
         app = await self._engine.start()
         self._paged: Paged | None = None
-        if self._engine.adapters is not None:
+        if self._engine.adapters is not None and self._pool.adapters is not None:
             self._paged = await paged(
                 app, self._engine.adapters, config=config, pool_name=pool_name, state_dir=state_dir
             )

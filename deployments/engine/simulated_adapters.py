@@ -24,7 +24,7 @@ class SimulatedAdapters:
         self._named: dict[str, EngineAdapter] = {}
         self._held: OrderedDict[int, EngineAdapter] = OrderedDict()
         self._copies: set[int] = set()
-        self._stall_s = 0.0
+        self._loads, self._load_s, self._stall_s, self._stream_stall_s = 0, 0.0, 0.0, 0.0
         self.engine_evictions = 0
         """Adapters that the engine threw out because nobody had made room; 0 beside a pager."""
         self.engine_loads = 0
@@ -65,16 +65,26 @@ class SimulatedAdapters:
 
     async def report(self) -> SlotReport:
         """What is in the slots."""
-        return SlotReport(held=frozenset(self._held), stall_s=self._stall_s)
+        return SlotReport(
+            held=frozenset(self._held),
+            loads=self._loads,
+            load_s=self._load_s,
+            stall_s=self._stall_s,
+            stream_stall_s=self._stream_stall_s,
+        )
 
     def _put(self, adapter: EngineAdapter) -> float:
         if len(self._held) >= self._slots:
             self._held.popitem(last=False)
             self.engine_evictions += 1
         self._held[adapter.number] = adapter
-        stall_s = adapter.bytes / self._config.adapter_copy_bytes_per_s
+        load_s = adapter.bytes / self._config.adapter_copy_bytes_per_s
         if adapter.number not in self._copies:
-            stall_s += adapter.bytes / self._config.adapter_read_bytes_per_s
-        self._stall_s += stall_s
-        self._batch.stall(stall_s)
-        return stall_s
+            load_s += adapter.bytes / self._config.adapter_read_bytes_per_s
+        running = self._batch.running
+        self._loads += 1
+        self._load_s += load_s
+        self._stall_s += load_s if running else 0.0
+        self._stream_stall_s += load_s * running
+        self._batch.stall(load_s)
+        return load_s

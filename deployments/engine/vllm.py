@@ -125,13 +125,13 @@ class VllmServer:
         tasks = await self._client.get_supported_tasks()
         app = build_app(args, tasks, self._client.model_config)
         await init_app_state(self._client, app.state, args, tasks)
-        if self._pool.adapters is not None:
+        if self._client.vllm_config.lora_config is not None:
             self._adapters = VllmAdapters(self._client, app.state.openai_serving_models)
         return app
 
     @property
     def adapters(self) -> VllmAdapters | None:
-        """Its slots for LoRA adapters."""
+        """Its slots for LoRA adapters, whether or not a pager looks after them."""
         return self._adapters
 
     def command_line(self) -> list[str]:

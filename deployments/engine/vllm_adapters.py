@@ -69,4 +69,4 @@ class VllmAdapters:
     async def report(self) -> SlotReport:
         """What the workers hold; with several they hold the same."""
         found = (await self._client.collective_rpc("adapter_report"))[0]
-        return SlotReport(held=frozenset(found["held"]), stall_s=float(found["stall_s"]))
+        return SlotReport(**{**found, "held": frozenset(found["held"])})
