@@ -1,6 +1,7 @@
 """How requests come in, and who may talk to whom; what is not allowed here is forbidden."""
 
 import math
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from cluster.config import TidemillConfig
@@ -18,8 +19,10 @@ from operators.kubernetes.resolved import needs_download
 
 RAY = ("head", "gateway", "pool")
 """Components with a Ray node in them. Ray, engines and NIXL choose ports among each other freely."""
-_OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
+_OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
+"""Its Helm chart and its kustomization agree on this label only."""
 _NAMESPACE = "kubernetes.io/metadata.name"
+_DEFAULT_PORTS = {"http": 80, "https": 443, "redis": REDIS_PORT, "rediss": REDIS_PORT}
 _PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"]
 
 
@@ -84,7 +87,7 @@ def network_policies(config: TidemillConfig) -> list[Manifest]:
             egress=[{"to": [_pods(kubernetes, *RAY)]}],
         ),
         _policy(kubernetes, "dns", (*RAY, "submitter"), egress=[_dns()]),
-        _policy(kubernetes, "head", ("head",), ingress=_to_head(kubernetes), egress=[_ports(443, 6443)]),
+        _policy(kubernetes, "head", ("head",), ingress=_to_head(config), egress=[_ports(443, 6443)]),
         _policy(
             kubernetes,
             "submitter",
@@ -109,17 +112,37 @@ def network_policies(config: TidemillConfig) -> list[Manifest]:
     if needs_download(config):
         weights = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": _PRIVATE}}], **_ports(443)}
         found.append(_policy(kubernetes, "weights", ("head", "pool"), egress=[weights]))
-    documents = config.semantic_cache.semantic.documents
-    if documents.kind == "redis":
-        port = urlsplit(documents.redis_url).port or REDIS_PORT
-        found.append(_policy(kubernetes, "documents", ("gateway",), egress=[_ports(port)]))
+    found += [
+        _policy(kubernetes, f"to-{name}", components, egress=[_ports(_port_of(url))])
+        for name, components, url in _servers(config)
+    ]
     return [*found, *_redis_policies(kubernetes)]
 
 
-def _to_head(kubernetes: KubernetesConfig) -> list[Manifest]:
+def _servers(config: TidemillConfig) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Servers of others that the configuration names, and who talks to them. Where they run is not known."""
+    documents, store = config.semantic_cache.semantic.documents, config.tenants.store
+    if config.semantic_cache.semantic.enabled and documents.kind == "redis":
+        yield "documents", ("gateway",), documents.redis_url
+    if config.tenants.enabled and store.kind == "redis":
+        yield "tenants", ("gateway",), store.redis_url
+    if config.adapters.s3.endpoint_url is not None:
+        yield "adapters", ("head", "pool"), config.adapters.s3.endpoint_url
+    if config.tracing.endpoint:
+        yield "tracing", RAY, config.tracing.endpoint
+
+
+def _port_of(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
+def _to_head(config: TidemillConfig) -> list[Manifest]:
     """The KubeRay operator asks the dashboard, and so does the pod that submits the job."""
     operator = {"namespaceSelector": {}, "podSelector": {"matchLabels": _OPERATOR}}
-    return [{"from": [operator, _pods(kubernetes, "submitter")], **_ports(DASHBOARD_PORT)}]
+    if config.kubernetes.workload == "rayservice":  # and whether the head's ingress is healthy
+        return [{"from": [operator], **_ports(DASHBOARD_PORT, config.gateway.port)}]
+    return [{"from": [operator, _pods(config.kubernetes, "submitter")], **_ports(DASHBOARD_PORT)}]
 
 
 def _clients(config: TidemillConfig) -> list[Manifest]:

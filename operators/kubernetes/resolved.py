@@ -6,6 +6,7 @@ nowhere but in its group, and the group's size is the pool's.
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.config import ConfigError, TidemillConfig, check_config
 from cluster.config.pools import PoolConfig
@@ -39,6 +40,7 @@ def resolved(config: TidemillConfig) -> TidemillConfig:
         resources = data["pools"][name].setdefault("resources", {})
         resources.setdefault("node_labels", {})[POOL_LABEL] = name
     _check_gateway(config)
+    _check_secrets(config)
     for name in config.kubernetes.nodes:
         if name not in {pool.gpu_type for pool in config.pools.values()}:
             raise ConfigError(f"kubernetes.nodes.{name}: no pool has this gpu_type")
@@ -74,6 +76,16 @@ def _check_gateway(config: TidemillConfig) -> None:
             f"kubernetes.gateway.cpus: {gateway.router_replicas} pods offer {offered} cores, and replicas "
             f"of router and cache need {needed:g}"
         )
+
+
+def _check_secrets(config: TidemillConfig) -> None:
+    """The configuration becomes a ConfigMap, which is no place for a password."""
+    for path, url in (
+        ("semantic_cache.semantic.documents.redis_url", config.semantic_cache.semantic.documents.redis_url),
+        ("tenants.store.redis_url", config.tenants.store.redis_url),
+    ):
+        if urlsplit(url).password:
+            raise ConfigError(f"{path}: holds a password, and would stand in a ConfigMap for all to read")
 
 
 def _check_pool(name: str, pool: PoolConfig, config: TidemillConfig) -> None:

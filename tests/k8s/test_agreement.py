@@ -9,8 +9,9 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from cluster.config import load_config, parse_config
+from cluster.config import check_config, load_config, parse_config
 from cluster.entities.pool import Role
+from operators.kubernetes.manifests import manifests
 from operators.kubernetes.names import (
     COMPONENT_LABEL,
     CONFIG_FILE,
@@ -326,3 +327,27 @@ def test_overlays_are_what_they_are_called():
         assert "nodeAffinity" in template["spec"]["affinity"]
     dev = resolved(load_config(ROOT / "configs/kubernetes/dev.yaml"))
     assert {pool.gpu_type for pool in dev.pools.values()} == {"cpu"}
+
+
+def test_servers_of_others_can_be_reached_by_those_who_talk_to_them(versions):
+    config = load_config(ROOT / "configs/kubernetes/base.yaml").model_dump(mode="json", exclude_unset=True)
+    config["semantic_cache"]["semantic"] = {
+        "enabled": True,
+        "documents": {"kind": "redis", "redis_url": "redis://cache.example.com:6400/0"},
+    }
+    config["tenants"] = {"enabled": True, "store": {"kind": "redis", "redis_url": "rediss://t.example.com"}}
+    config["tracing"] = {"endpoint": "http://collector.observability:4318"}
+    config["kubernetes"]["redis"] = {"address": "redis.example.com:6390"}
+    objects = [e for found in manifests(check_config(config), versions).values() for e in found]
+    opened = {
+        policy["metadata"]["name"]: policy["spec"]["egress"][0]["ports"][0]["port"]
+        for policy in of_kind(objects, "NetworkPolicy")
+        if policy["metadata"]["name"].startswith("tidemill-to-")
+    }
+    assert opened == {
+        "tidemill-to-documents": 6400,
+        "tidemill-to-tenants": 6379,
+        "tidemill-to-tracing": 4318,
+        "tidemill-to-redis": 6390,
+    }
+    assert not of_kind(objects, "StatefulSet")
