@@ -19,7 +19,7 @@ _UNITS = {
 }
 _RATE_UNITS = {"seconds": "percentunit", "joules": "watt", "bytes": "Bps"}
 """Of what counters in these units grow by in a second."""
-_NAMES = re.compile(r"\b(tidemill_[a-z_]+[a-z])\b")
+_NAMES = re.compile(r"\b(tidemill_[a-z0-9_]+[a-z])\b")
 _SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
 

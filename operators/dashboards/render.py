@@ -69,7 +69,7 @@ def _panel(panel: Panel, number: int, position: GridPosition) -> TimeseriesPanel
             title=panel.title,
             description=panel.description,
             gridPos=position,
-            fieldConfig=FieldConfig(defaults=FieldDefaults(unit=panel.unit, min=None)),
+            fieldConfig=FieldConfig(defaults=FieldDefaults(unit=panel.unit)),
             targets=targets,
         )
     custom = Custom(
@@ -81,6 +81,6 @@ def _panel(panel: Panel, number: int, position: GridPosition) -> TimeseriesPanel
         title=panel.title,
         description=panel.description,
         gridPos=position,
-        fieldConfig=FieldConfig(defaults=FieldDefaults(unit=panel.unit, custom=custom)),
+        fieldConfig=FieldConfig(defaults=FieldDefaults(unit=panel.unit, min=0, custom=custom)),
         targets=targets,
     )

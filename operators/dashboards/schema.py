@@ -64,7 +64,7 @@ class FieldDefaults(_Strict):
     """Of all series of a panel."""
 
     unit: str
-    min: int | None = 0
+    min: int | None = None
     custom: Custom | None = None
 
 
