@@ -9,7 +9,7 @@ class TracingConfig(Section):
     """OpenTelemetry spans of every request: router, semantic cache, prefill, decode, and vLLM's own."""
 
     endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
-    """Where spans go, as OTLP over HTTP: `http://collector:4318/v1/traces`. Empty records none. A
+    """Where spans go, as OTLP over HTTP: `http://COLLECTOR:4318/v1/traces`. Empty records none. A
     `traceparent` that a client sends reaches the engines in either case."""
 
     sample_ratio: float = Field(default=1.0, ge=0, le=1)
