@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from cluster.entities.adapters import AdapterCatalogue
 from cluster.policy.paging.contributions import Contribution
 from cluster.policy.paging.interface import Numbers
 from cluster.policy.paging.statistics import Estimates
 
+COORDINATOR_ACTOR = "tidemill-adapter-coordinator"
+"""Name of the coordinator among the actors."""
 STATUS_PATH = "/tidemill/adapters"
 """GET: residency, tiers, what is parked, plan and counters."""
 CATALOGUE_PATH = "/tidemill/adapters/catalogue"
@@ -94,6 +97,18 @@ class LearnedState:
             prices=unpack(data["prices"], n),
             forced=str(data.get("forced", "")),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueAnswer:
+    """What the coordinator answers to somebody who changes the catalogue."""
+
+    status: int
+    """Of HTTP."""
+    content: dict[str, Any]
+    """JSON: the adapter as it is now, or an error."""
+    catalogue: AdapterCatalogue | None = None
+    """As it is now; None after an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

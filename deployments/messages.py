@@ -41,6 +41,7 @@ CACHE_SIMILARITY = "x-tidemill-similarity"
 CACHE_ENTRY = "x-tidemill-entry"
 """Header of a hit of the semantic tier: the entry's id, to look at it or to purge it."""
 CACHE_ENERGY = "x-tidemill-energy-j"
+CACHE_COST = "x-tidemill-cost-usd"
 """Header of an answer to store: what computing it took."""
 CACHE_TEXT_SIGNALS = "x-tidemill-text-signals"
 """Header of a miss whose asker wanted them: `TextSignals`. Not there if they did not come in time."""
@@ -166,6 +167,8 @@ class DemandReport:
     classes: tuple[ClassDemand, ...] = ()
     backlog: tuple[ModelBacklog, ...] = ()
     """What waits there now."""
+    adapters: dict[str, int] = field(default_factory=dict)
+    """Requests for each adapter, named or chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

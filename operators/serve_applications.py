@@ -16,6 +16,7 @@ from deployments.directory.actor import start_directory
 from deployments.model_learning.actor import start_learner
 from deployments.router.core import RouterSettings
 from operators.cli.state import state_dir_of
+from operators.pager.actor import start_coordinator
 from operators.provisioner.actor import start_provisioner
 
 
@@ -51,5 +52,6 @@ def build(args: ApplicationArguments) -> serve.Application:
     if config.routes_models:
         start_learner(config, state_dir)
     start_provisioner(config, state_dir)
+    start_coordinator(config, state_dir)
     key = os.environ[config.gateway.admin_key_env]
     return gateway_application(config, RouterSettings(state_dir=str(state_dir), admin_key=key))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import TidemillConfig
-from cluster.entities.adapters import AdapterCard, AdapterCatalogue
+from cluster.policy.paging.catalogue import configured_catalogue
 from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import Budget
 from deployments.adapter_pager.asgi import AdapterLayer
@@ -75,24 +75,6 @@ async def paged(
     await pager.start()
     pager.set_catalogue(configured_catalogue(config))
     return Paged(AdapterLayer(app, pager, base=pool.model), pager, memory)
-
-
-def configured_catalogue(config: TidemillConfig) -> AdapterCatalogue:
-    """The adapters that the configuration names, before anything was added or removed."""
-    cards = [
-        AdapterCard(
-            name=name,
-            base_model=adapter.base_model,
-            source=adapter.source,
-            sha256=adapter.sha256 or "",
-            pinned=adapter.pinned,
-            prior_utility=adapter.prior_utility,
-            tags=dict(adapter.tags),
-        )
-        for name, adapter in config.adapters.catalogue.items()
-    ]
-    cards.sort(key=lambda card: (card.base_model, card.name))
-    return AdapterCatalogue(version=0, adapters=tuple(cards))
 
 
 def _state_root(state_dir: str, cache: Path) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from cluster.config import TidemillConfig
 from cluster.entities.adapters import AdapterCard, AdapterCatalogue, AdapterTier
 from cluster.entities.pool import ReplicaPhase, ReplicaReport
+from cluster.policy.paging.catalogue import configured_catalogue
 from deployments.messages import PublishedAdapters
 from deployments.router.errors import ApiError
 
@@ -27,24 +28,6 @@ class AskedAdapter:
     """The base model."""
     adapter: str
     """Empty where it is left open."""
-
-
-def configured_catalogue(config: TidemillConfig) -> AdapterCatalogue:
-    """The adapters of the configuration."""
-    cards = (
-        AdapterCard(
-            name=name,
-            base_model=entry.base_model,
-            source=entry.source,
-            sha256=entry.sha256 or "",
-            pinned=entry.pinned,
-            prior_utility=entry.prior_utility,
-            tags=dict(entry.tags),
-        )
-        for name, entry in config.adapters.catalogue.items()
-    )
-    ordered = sorted(cards, key=lambda card: (card.base_model, card.name))
-    return AdapterCatalogue(version=0, adapters=tuple(ordered))
 
 
 class AdapterNames:

@@ -6,6 +6,7 @@ nor the coordinator are waited for.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -89,6 +90,8 @@ class Adapters:
             on_drop=router_metrics.get(metrics.ADAPTER_OUTCOMES_DROPPED).inc,
             on_delivered=router_metrics.get(metrics.ADAPTER_FEEDBACK_DELAY).observe,
         )
+        self.asked_for: Counter[str] = Counter()
+        """Requests for each adapter since the router started."""
         self._watch: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -106,6 +109,8 @@ class Adapters:
     def apply(self, fleet: FleetState) -> None:
         """Take a new picture of the fleet."""
         self.names.apply(fleet.adapters, fleet.replicas)
+        for gone in [name for name in self.asked_for if self.names.card(name) is None]:
+            del self.asked_for[gone]
         self._states.keep({report.replica_id for report in fleet.replicas})
 
     def show(self) -> None:
@@ -146,9 +151,11 @@ class Adapters:
         count = self._metrics.get(metrics.ADAPTER_ASKED)
         if found.adapter:
             count.labels(found.model, "named").inc()
+            self.asked_for[found.adapter] += 1
             return self._chooser.named(asked, found.adapter, usable)
         decision = self._chooser.choose(asked, found.model, embedding, usable)
         count.labels(found.model, "explored" if decision.explored else "best").inc()
+        self.asked_for[decision.adapter] += bool(decision.adapter)
         self._metrics.get(metrics.ADAPTER_PRICE).observe(decision.price)
         if not decision.states:
             self._metrics.get(metrics.ADAPTER_STATE_MISSING).inc()

@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from deployments.router.adapter_admin import PATH as ADAPTERS
+from deployments.router.adapter_admin import VLLM_PATHS, AdapterAdmin, model_entries
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, bad_request, model_not_found
 from deployments.router.responder import Responder
@@ -22,6 +24,7 @@ class Admin:
     def __init__(self, core: RouterCore) -> None:
         self._core = core
         self._created_s = int(core.wall_s())
+        self._adapters = AdapterAdmin(core)
 
     async def health(self, responder: Responder) -> None:
         """The process is alive."""
@@ -63,7 +66,7 @@ class Admin:
             served += [(name, name) for name in config.routing.auto.goals]
         if config.semantic_cache.enabled:
             served.append((config.semantic_cache.encoder.model, config.semantic_cache.encoder.model))
-        return [
+        entries = [
             {
                 "id": name,
                 "object": "model",
@@ -73,8 +76,12 @@ class Admin:
                 "parent": None if name == root else root,
             }
             for name, root in served
-            if caller is None or caller.models is None or root in caller.models
         ]
+        if self._core.adapters is not None:
+            entries += model_entries(self._core.adapters, self._created_s)
+        if caller is None or caller.models is None:
+            return entries
+        return [entry for entry in entries if (entry["parent"] or entry["root"]) in caller.models]
 
     async def handle(self, method: str, path: str, query: bytes, body: bytes, responder: Responder) -> None:
         """Answer `/admin/*` to somebody whose key was checked.
@@ -82,7 +89,9 @@ class Admin:
         Raises:
             ApiError: 404 for what is not there.
         """
-        if method == "GET" and path == "/admin/fleet":
+        if path.startswith(ADAPTERS) or path in VLLM_PATHS:
+            await self._adapters.handle(method, path, body, responder)
+        elif method == "GET" and path == "/admin/fleet":
             await responder.json(200, self._fleet())
         elif method == "GET" and path == "/admin/targets":
             picture = self._core.picture

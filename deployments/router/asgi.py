@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.entities.workload import Surface
 from deployments.router import feedback
+from deployments.router.adapter_admin import VLLM_PATHS
 from deployments.router.admin import Admin
 from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
 from deployments.router.core import RouterCore
@@ -89,7 +90,7 @@ class RouterApp:
                 raise _wrong_method(path, "GET")
             watching = self._status_page.events(headers, responder)
             await _unless_client_leaves(receive, responder, watching)
-        elif path.startswith("/admin/"):
+        elif path.startswith("/admin/") or path in VLLM_PATHS:
             self._admin.check_key(headers)
             body = await self._body(headers, receive) if method == "POST" else b""
             await self._admin.handle(method, path, scope.get("query_string", b""), body, responder)

@@ -22,6 +22,7 @@ from deployments.messages import SEMANTIC_CACHE, FleetState
 from deployments.model_learning.interface import Learner
 from deployments.router.adapters import Adapters, adapter_pools
 from deployments.router.cache_client import CacheClient
+from deployments.router.coordinator import Coordinator
 from deployments.router.decision_log import DecisionLog
 from deployments.router.demand import RouterDemand
 from deployments.router.energy import EnergyEntry, EnergyLedger, TenantNames
@@ -65,6 +66,7 @@ class RouterCore:
         *,
         router_id: str,
         learner: Learner | None = None,
+        coordinator: Coordinator | None = None,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
@@ -73,10 +75,12 @@ class RouterCore:
             settings: what a router needs beside it.
             router_id: unique.
             learner: what model routing learns from; None where models are not routed.
+            coordinator: takes changes of the catalogue of adapters.
         """
         self.config = config
         self.settings = settings
         self.router_id = router_id
+        self.coordinator = coordinator
         self.config_hash = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
         self.picture = FleetPicture(
             config.routing.replicas,

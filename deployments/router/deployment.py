@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -11,6 +12,7 @@ from deployments.directory.actor import DirectoryClient
 from deployments.messages import DemandReport
 from deployments.model_learning.actor import RemoteLearner
 from deployments.router.asgi import RouterApp
+from deployments.router.coordinator import RemoteCoordinator
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.metrics_port import MetricsPort
 from deployments.router.responder import Receive, Scope, Send
@@ -33,7 +35,9 @@ class _LiveRouter:
             await self._app(scope, receive, send)
 
     async def _demand(self) -> DemandReport:
-        return self._core.demand.report(self._core.queue.queued_by_key())
+        report = self._core.demand.report(self._core.queue.queued_by_key())
+        adapters = self._core.adapters
+        return report if adapters is None else replace(report, adapters=dict(adapters.asked_for))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -75,7 +79,9 @@ class Router:
         """Prepare; connections are opened when the application starts."""
         router_id = f"router-{serve.get_replica_context().replica_id.unique_id}"
         learner = RemoteLearner() if config.routes_models else None
-        self._live = _LiveRouter(RouterCore(config, settings, router_id=router_id, learner=learner))
+        coordinator = RemoteCoordinator(timeout_s=config.adapters.fleet.admin_timeout_s)
+        core = RouterCore(config, settings, router_id=router_id, learner=learner, coordinator=coordinator)
+        self._live = _LiveRouter(core)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Hand the application to Serve."""

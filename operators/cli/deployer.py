@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.config import TidemillConfig
 from deployments.app import deploy
+from operators.pager.actor import start_coordinator
 from operators.provisioner.actor import start_provisioner
 
 
@@ -37,6 +38,7 @@ def main() -> int:
         )
         tell(progress="starting the fleet provisioner")
         start_provisioner(config, Path(order["state_dir"]))
+        start_coordinator(config, Path(order["state_dir"]))
     except Exception as error:  # noqa: BLE001 - every failure becomes one line for the person who waits
         traceback.print_exc()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

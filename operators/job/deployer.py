@@ -26,6 +26,7 @@ from operators.job.code_package import copy_code
 from operators.job.records import forget_versions, read_versions, write_versions
 from operators.job.rollout import RolloutPlan, Running, plan_rollout
 from operators.job.versions import DIRECTORY, PROVISIONER, part_versions
+from operators.pager.actor import start_coordinator
 from operators.provisioner.actor import start_provisioner
 
 Progress = Callable[[str], None]
@@ -117,6 +118,7 @@ def _apply(
     if PROVISIONER in plan.changed or plan.removed:
         tell(progress="starting the fleet provisioner")
         start_provisioner(config, state_dir)
+        start_coordinator(config, state_dir)
 
 
 def _running() -> dict[str, Running]:

@@ -1,0 +1,1 @@
+"""The coordinator of adapters: catalogue, placement and what nodes learn, over all nodes."""
