@@ -146,6 +146,11 @@ class TidemillConfig(Section):
         }
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether something is chosen by what prompts say."""
+        return self.routes_models or any(pool.adapters is not None for pool in self.pools.values())
+
+    @property
     def routes_models(self) -> bool:
         """Whether callers may leave the model open."""
         if self.routing.auto.enabled is not None:

@@ -44,7 +44,7 @@ class SemanticCache:
             config.semantic_cache,
             time.monotonic,
             body_bytes_max=config.gateway.body_bytes_max,
-            reads_texts=config.routes_models,
+            reads_texts=config.reads_texts,
             documents=documents_for(config.semantic_cache.semantic, Path(state_dir)),
         )
         await self._service.start()
