@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 
 from cluster.config import ConfigError, TidemillConfig, load_config
+from deployments.adapter_pager.sources import RECIPE_PREFIX
+from deployments.engine.adapter_making import made_adapters
 from deployments.engine.weights import WeightsError, default_cache_dir, resolve_weights
 from operators.cli.console import CliError, Reporter, reporter_for
 from operators.cli.deployment import Watch, deploy_applications, gateway_base_url, probe
@@ -100,6 +102,7 @@ class _Run:
     def _start(self) -> None:
         self._preflight()
         weights = self._weights()
+        self._train_adapters()
         key, key_path = provide_admin_key(self._state_dir, self._config.gateway.admin_key_env, os.environ)
         self._admin_key = key
         self._save(key_path)
@@ -157,6 +160,14 @@ class _Run:
             with self._reporter.step(f"looking for the weights of {name}"):
                 found[name] = str(resolve_weights(model.source, cache_dir, self._reporter.note))
         return found
+
+    def _train_adapters(self) -> None:
+        """Those of recipes, here and once: a replica that had to would be given up as too slow."""
+        sources = [adapter.source for adapter in self._config.adapters.catalogue.values()]
+        recipes = [s.removeprefix(RECIPE_PREFIX) for s in sources if s.startswith(RECIPE_PREFIX)]
+        if recipes:
+            with self._reporter.step("looking for the adapters of recipes"):
+                made_adapters(recipes, default_cache_dir(os.environ), self._reporter.note)
 
     def _save(self, key_path: Path | None) -> None:
         self._state = own_state(

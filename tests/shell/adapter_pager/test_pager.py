@@ -16,11 +16,11 @@ async def test_requests_of_all_adapters_are_served_and_the_engine_is_never_misus
     chance = random.Random(1)
     async with bench(tmp_path, adapters=6, slots=2) as found:
 
-        async def one(k):
+        async def one():
             await asyncio.sleep(chance.random() * 0.5)
             return await found.request(f"a{chance.randrange(6)}", hold_s=chance.random() * 0.05)
 
-        visits = await asyncio.gather(*(one(k) for k in range(120)))
+        visits = await asyncio.gather(*(one() for _ in range(120)))
         assert all(visit.running is not None for visit in visits)
         assert found.engine.misuse == []
         assert not found.engine.wedged
