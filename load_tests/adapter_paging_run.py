@@ -74,7 +74,7 @@ class _Run:
         core, found, x = self._core, self._found, self._found.x[t]
         scored = core.statistics.scored(x)
         row, explored = int(found.named[t]), False
-        named = row >= 0 and row < len(core.keys)
+        named = row >= 0
         if not named:
             decision = core.choose(x, draw=found.draws[t], scored=scored)
             row, explored = decision.row, decision.explored

@@ -18,17 +18,19 @@ class PagingConfig(Section):
     slots for what was just asked for; `polar` plans every epoch, `polar_plus` in doubling epochs with forced
     exploration; `ftpl`, `gdsf`, `lfu` and `lru` are caches that know nothing of utility."""
 
-    router: AdapterRouterName = "aware"
+    router: AdapterRouterName = "amortised"
     """Chooses the adapter of a request that leaves it open: `oblivious` by utility alone, `aware` less the
-    whole price of a page-in, `amortised` less a share of it, `top_k` a resident one among the best."""
+    price of a page-in, `amortised` less `rho` times that, `top_k` a resident one among the best."""
 
-    rho: float = Field(default=0.4, ge=0, le=1)
-    """Share of a page-in's price that `amortised` takes off: an adapter that is loaded serves others, too."""
+    rho: float = Field(default=1.2, ge=0, le=4)
+    """How many times a page-in's price `amortised` takes off. Below 1 because what is loaded serves others,
+    too: 0.3 to 0.5 suits the caches. `hybrid` loads what serves others by plan; above 1 then counts that a
+    page-in for a single request displaces something."""
 
     top_k: int = Field(default=3, ge=1)
     """Among how many adapters `top_k` looks for a resident one."""
 
-    alpha: float = Field(default=0.4, ge=0)
+    alpha: float = Field(default=0.5, ge=0)
     """How many widths of its estimate are added to an adapter's expected utility: optimism that explores."""
 
     explore_share: float = Field(default=0.0, ge=0, lt=1)
@@ -77,7 +79,7 @@ class PagingConfig(Section):
     count_decay: float = Field(default=0.999, gt=0, le=1)
     """What a request's count is worth after another one: `lfu` and `ftpl` forget by it."""
 
-    forced_share: float = Field(default=0.5, ge=0, le=1)
+    forced_share: float = Field(default=0.02, ge=0, le=1)
     """Of an epoch of `polar_plus`: the largest share that forced exploration may take."""
 
     perturbation: float = Field(default=1.0, ge=0)

@@ -1,9 +1,9 @@
 """Which adapter serves a request that leaves it open.
 
 `oblivious`: the highest optimistic utility, as if all adapters were resident. `aware`: less the price of a
-page-in (POLAR's fast timescale, arXiv 2604.16583). `amortised`: less a share of the price, because what is
-loaded stays for a while. `top_k`: a resident one among the k best, else the best (EdgeLoRA, arXiv
-2507.01438).
+page-in (POLAR's fast timescale, arXiv 2604.16583). `amortised`: less a multiple of the price, because what is
+loaded stays for a while, and what it displaces does not. `top_k`: a resident one among the k best, else the
+best (EdgeLoRA, arXiv 2507.01438).
 """
 
 from dataclasses import dataclass

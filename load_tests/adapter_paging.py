@@ -1,0 +1,124 @@
+"""Adapter-paging policies side by side: the same requests, utilities and judgements for all of them.
+
+    python -m load_tests.adapter_paging --policies all --cases all --seeds 20 --json
+
+Regret is per request, against the best unchanging set in hindsight and against a cache that knows the
+future; both know the true utilities. Prices of page-ins are taken off, planned ones' too. It runs the
+functions of the live pager (`cluster/policy/paging/core.py`).
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.config.paging import PagingPolicyName
+from load_tests.adapter_paging_cases import CASES, POLICIES, Entry, entries
+from load_tests.adapter_paging_oracles import belady_value, effective, static_values
+from load_tests.adapter_paging_report import recovery_requests, slopes, summary, table
+from load_tests.adapter_paging_run import Outcome, run
+from load_tests.adapter_paging_world import Case, Numbers, World, world
+from load_tests.arguments import bounded
+from load_tests.record import circumstances
+
+_SLOPE_CASE = "stationary_c0.3"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(
+        prog="python -m load_tests.adapter_paging", description=__doc__.split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--policies", default="all", help=f"all, or names with commas: {', '.join(POLICIES)}")
+    parser.add_argument("--cases", default="all", help=f"all, or names with commas: {', '.join(CASES)}")
+    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=20)
+    parser.add_argument(
+        "--first-seed", type=bounded(int, 0, 1_000_000), default=0, help="100 and more were tuned on"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    given = parser.parse_args(arguments)
+    for name, known, asked in (("policy", POLICIES, given.policies), ("case", CASES, given.cases)):
+        unknown = [] if asked == "all" else [one for one in asked.split(",") if one not in known]
+        if unknown:
+            parser.error(f"no {name} {unknown[0]!r}; there are {', '.join(known)}")
+    policies = tuple(p for p in POLICIES if given.policies == "all" or p in given.policies.split(","))
+    names = list(CASES) if given.cases == "all" else given.cases.split(",")
+    found = _Comparison(policies, range(given.first_seed, given.first_seed + given.seeds))
+    for name in names:
+        found.run(name)
+    lines = summary(found.rows)
+    if given.json:
+        result = {
+            "benchmark": "adapter_paging",
+            "command": " ".join(["python -m load_tests.adapter_paging", *(arguments or sys.argv[1:])]),
+            **circumstances(None),
+            "cpu_s": round(time.process_time(), 1),
+            "slopes": slopes(found.rows, found.cumulated),
+            "recovery_requests": found.recovery,
+            "summary": lines,
+            "rows": found.rows,
+        }
+        print(json.dumps(result))
+    else:
+        print(table(lines))
+    return 0
+
+
+class _Comparison:
+    def __init__(self, policies: tuple[PagingPolicyName, ...], seeds: range) -> None:
+        self._policies = policies
+        self._seeds = seeds
+        self.rows: list[dict[str, Any]] = []
+        self.cumulated: dict[str, Numbers] = {}
+        self.recovery: dict[str, dict[str, float]] = {}
+
+    def run(self, name: str) -> None:
+        case, kind = CASES[name]
+        began_s = time.monotonic()
+        worlds = [world(case, seed) for seed in self._seeds]
+        static = [static_values(case, found) for found in worlds]
+        belady = [belady_value(case, found) for found in worlds]
+        for entry in entries(kind, self._policies):
+            outcomes = [run(case, found, entry.config(case)) for found in worlds]
+            for seed, found, best, ahead in zip(self._seeds, outcomes, static, belady, strict=True):
+                row = {"case": case.name, "policy": entry.policy, "router": entry.router, "seed": seed}
+                self.rows.append(row | _figures(found, float(best.mean()), ahead))
+            self._curves(case, entry, worlds, outcomes, static)
+        print(f"{name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+
+    def _curves(
+        self,
+        case: Case,
+        entry: Entry,
+        worlds: list[World],
+        outcomes: list[Outcome],
+        static: list[Numbers],
+    ) -> None:
+        """What only means over seeds show."""
+        net = np.mean([found.net for found in outcomes], axis=0)
+        if case.name == _SLOPE_CASE:
+            self.cumulated[f"{entry.policy}/{entry.router}"] = np.cumsum(np.mean(static, axis=0) - net)
+        loss = np.mean([effective(found).max(axis=1) for found in worlds], axis=0) - net
+        back = recovery_requests(loss, worlds[0].shifts)
+        if back is not None:
+            self.recovery.setdefault(case.name, {})[f"{entry.policy}/{entry.router}"] = back
+
+
+def _figures(found: Outcome, static: float, belady: float) -> dict[str, float]:
+    net = float(found.net.mean())
+    return {
+        "regret_per_request": static - net,
+        "regret_belady_per_request": belady - net,
+        "net_utility_per_request": net,
+        "page_ins_per_1000": 1000 * found.page_ins / len(found.net),
+        "forced_per_1000": 1000 * found.forced / len(found.net),
+        "decision_p50_s": float(np.median(found.decision_s)),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
