@@ -205,7 +205,7 @@ class KubernetesConfig(Section):
     image_repository: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/:-]*[a-z0-9]$")] = (
         "tidemill"
     )
-    """Where the images are; `/cpu` and `/gpu` and the versions of the lock are put behind it."""
+    """Where the images are; their names `cpu` and `gpu` and the versions of the lock are put behind it."""
 
     head: PodConfig = PodConfig()
     """The head: Ray's control store, directory, provisioner, learner. No replica runs there."""

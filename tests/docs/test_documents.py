@@ -17,10 +17,20 @@ from cluster.entities.workload import Surface
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens
 from operators.cli.app import app
 
-FOLDERS = ("cluster", "deployments", "operators", "load_tests", "tests", "docs", "configs", "requirements")
+FOLDERS = (
+    "cluster",
+    "deployments",
+    "operators",
+    "load_tests",
+    "tests",
+    "docs",
+    "configs",
+    "k8s",
+    "requirements",
+)
 WRITTEN_LATER = ("load_tests/results/",)
 SECTIONS = tuple(TidemillConfig.model_fields)
-HOSTS = {"127.0.0.1", "keepachangelog.com"}
+HOSTS = {"127.0.0.1", "keepachangelog.com", "ray-project.github.io"}
 OWN_ADDRESSES = {surface.value for surface in Surface} | {"/", "/health", "/ready", "/metrics", "/v1/models"}
 
 
