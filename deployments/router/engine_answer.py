@@ -120,7 +120,7 @@ class EngineAnswer:
                 return
             self.reasons.append(Reason.RETRIED)
             self._core.metrics.retry(Reason.REPLICA_FAILED)
-            if number == attempts_max or leave_early():
+            if number == attempts_max or leave_early() or self._is_refused_by_all(failure, exclude):
                 raise _gave_up(number, failure)
             # A dying replica answers errors for a moment before it is gone from the table.
             await asyncio.sleep(_BACK_OFF_S * number)
@@ -163,9 +163,13 @@ class EngineAnswer:
         message = f"The engine failed in the middle of the answer: {failure}.{why_not}"
         raise ApiError(status=502, message=message, code="engine_failed") from failure
 
+    def _is_refused_by_all(self, failure: ReplicaError, exclude: set[ReplicaId]) -> bool:
+        """Whether no replica has the adapter; asking them once more would not bring it."""
+        return failure.refusal is not None and not self._anybody_left(exclude)
+
     def _anybody_left(self, exclude: set[ReplicaId]) -> bool:
         """Whether a replica remains on which this request has not failed, or none is known at all."""
-        known = {report.replica_id for report in self._core.picture.reports(self._request.model)}
+        known = {view.replica_id for view in self._core.picture.views(self.signals, tuple(Role))}
         return not known or bool(known - exclude)
 
     async def _attempt(self, grant: Grant) -> ReplicaError | None:

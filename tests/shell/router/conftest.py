@@ -5,9 +5,11 @@ Nothing of it needs Ray: what the directory would tell the router is told by a h
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +20,24 @@ import uvicorn.server
 import yaml
 
 from cluster.config import TidemillConfig, parse_config
+from cluster.entities.adapters import AdapterCard
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
+from deployments.adapter_messages import CatalogueAnswer
+from deployments.adapter_pager.files import AdapterFacts
+from deployments.adapter_pager.folders import AdapterFolders
+from deployments.adapter_pager.sources import AdapterSources
+from deployments.directory.head_actors import ActorAwayError
+from deployments.engine.paging import ADAPTERS_FOLDER, Paged, paged
 from deployments.engine.simulated import SimulatedApp
 from deployments.http_port import HttpPort, free_port
-from deployments.messages import SEMANTIC_CACHE, FleetState, ServiceReport
+from deployments.messages import (
+    SEMANTIC_CACHE,
+    DemandReport,
+    FleetOverview,
+    FleetState,
+    PublishedAdapters,
+    ServiceReport,
+)
 from deployments.model_learning.service import ModelLearner
 from deployments.router import engine_answer
 from deployments.router.asgi import RouterApp
@@ -29,6 +45,7 @@ from deployments.router.core import RouterCore, RouterSettings
 from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from deployments.tracing import TracedApp, tracing_of
+from operators.pager.service import PagerCoordinator
 from tests.shell.router.observed import Answer, CountingApp
 
 HOST = "127.0.0.1"
@@ -70,6 +87,7 @@ class Engine:
     counting: CountingApp
     port: HttpPort | None
     report: ReplicaReport
+    paged: Paged | None = None
 
     @property
     def running(self) -> int:
@@ -91,6 +109,10 @@ class LittleCluster:
     learner: ModelLearner | None = None
     services: tuple[ServiceReport, ...] = ()
     version: int = 0
+    state_dir: str = ""
+    coordinator: PagerCoordinator | None = None
+    """None while it is away."""
+    published: PublishedAdapters | None = None
 
     @property
     def url(self) -> str:
@@ -100,8 +122,54 @@ class LittleCluster:
     def tell(self) -> None:
         """Let the router hear of the fleet as it is."""
         self.version += 1
-        reports = tuple(engine.report for engine in self.engines.values())
-        self.core.apply(FleetState(version=self.version, replicas=reports, services=self.services))
+        self.core.apply(
+            FleetState(
+                version=self.version,
+                replicas=self.reports(),
+                services=self.services,
+                adapters=self.published,
+            )
+        )
+
+    def reports(self) -> tuple[ReplicaReport, ...]:
+        """What the replicas say of themselves."""
+        return tuple(
+            engine.report
+            if engine.paged is None
+            else replace(engine.report, adapters=engine.paged.pager.residency())
+            for engine in self.engines.values()
+        )
+
+    async def overview(self) -> FleetOverview:
+        """As the directory tells the coordinator of adapters."""
+        asked = dict(self.core.adapters.asked_for) if self.core.adapters else {}
+        return FleetOverview(replicas=self.reports(), demand=(DemandReport(router_id="r", adapters=asked),))
+
+    async def start_coordinator(self) -> None:
+        """Start the coordinator of adapters, or another one with the files of the one before."""
+        sources = AdapterSources(self.config.adapters, make=Path)
+        folders = AdapterFolders(
+            Path(os.environ["TIDEMILL_CACHE"]) / ADAPTERS_FOLDER, fetch=sources.fetch, bytes_max=10**9
+        )
+
+        async def stage(card: AdapterCard) -> AdapterFacts:
+            return (await folders.stage(card)).facts
+
+        self.coordinator = PagerCoordinator(
+            self.config, Path(self.state_dir), directory=self, stage=stage, wall_s=time.time
+        )
+        await self.coordinator.round()
+
+    async def change(self, operation: str, name: str, fields: Any) -> CatalogueAnswer:
+        """The coordinator as the router calls it."""
+        if self.coordinator is None:
+            raise ActorAwayError("killed on purpose")
+        return await self.coordinator.change(operation, name, fields)
+
+    async def publish_adapters(self, adapters: PublishedAdapters) -> None:
+        """As the directory takes them."""
+        self.published = adapters
+        self.tell()
 
     async def heartbeat(self) -> None:
         """Tell the router again and again, as the directory's long poll does."""
@@ -234,10 +302,22 @@ class _Site(contextlib.AsyncExitStack):
         await asyncio.gather(*(port.stop(grace_s=0.5) for port in self._ports))
 
 
-async def _start_engine(config: TidemillConfig, pool: str, name: str, stand_in: Any, site: _Site) -> Engine:
+async def _start_engine(
+    config: TidemillConfig, pool: str, name: str, stand_in: Any, site: _Site, state_dir: str
+) -> Engine:
     settings = config.pools[pool]
-    app = stand_in or SimulatedApp(settings.engine, model=settings.model, role=settings.role)  # type: ignore[arg-type]
-    counting = CountingApp(app)
+    slots = settings.adapters.slots if settings.adapters else 0
+    app = stand_in or SimulatedApp(
+        settings.engine,  # type: ignore[arg-type]
+        model=settings.model,
+        role=settings.role,
+        adapter_slots=slots,
+    )
+    counting, beside = CountingApp(app), None
+    if slots and stand_in is None:
+        beside = await paged(app.app, app.adapters, config=config, pool_name=pool, state_dir=state_dir)
+        site.push_async_callback(beside.stop)
+        counting = CountingApp(beside.app)
     if stand_in == "closed":
         port, url = None, f"http://{HOST}:{free_port(HOST)}"
     else:
@@ -257,14 +337,14 @@ async def _start_engine(config: TidemillConfig, pool: str, name: str, stand_in: 
         started_at_s=0.0,
         max_concurrent_requests=settings.max_concurrent_requests,
     )
-    return Engine(app, counting, port, report)
+    return Engine(app, counting, port, report, beside)
 
 
 async def _start_cache(cluster: LittleCluster, site: _Site, *, encoder: bool) -> None:
     service = CacheService(
         cluster.config.semantic_cache,
         time.monotonic,
-        reads_texts=cluster.config.routes_models,
+        reads_texts=cluster.config.reads_texts,
         documents=SqliteDocuments(None),
     )
     if encoder:
@@ -303,12 +383,13 @@ async def _start(
     site.push_async_callback(core.close)
     http = await site.enter_async_context(aiohttp.ClientSession())
     router = await site.serve(CountingApp(RouterApp(core)))
-    cluster = LittleCluster(config, core, router, http, learner=learner)
+    cluster = LittleCluster(config, core, router, http, learner=learner, state_dir=state_dir)
+    core.coordinator = cluster
     for pool, settings in config.pools.items():
         for number in range(settings.replicas.start):
             name = f"{pool}-{number}"
             stand_in = (stand_ins or {}).get(name)
-            cluster.engines[name] = await _start_engine(config, pool, name, stand_in, site)
+            cluster.engines[name] = await _start_engine(config, pool, name, stand_in, site, state_dir)
     if cache:
         await _start_cache(cluster, site, encoder=encoder)
     cluster.tell()
@@ -352,6 +433,7 @@ async def start_cluster(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Async
     # What is tested is that others are asked, not how patiently.
     monkeypatch.setattr(engine_answer, "_BACK_OFF_S", 0.01)
     monkeypatch.setattr(uvicorn.server, "asyncio", _HurriedAsyncio())
+    monkeypatch.setenv("TIDEMILL_CACHE", str(tmp_path / "cache"))
     async with _Site() as site:
         site.push_async_callback(site.stop_ports)
 
