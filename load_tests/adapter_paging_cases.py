@@ -15,7 +15,7 @@ POLICIES: tuple[PagingPolicyName, ...] = get_args(PagingPolicyName)
 ROUTERS: tuple[AdapterRouterName, ...] = get_args(AdapterRouterName)
 
 _RHO = MappingProxyType(
-    {"lru": 0.5, "lfu": 0.3, "gdsf": 0.5, "ftpl": 0.5, "polar": 0.5, "polar_plus": 0.5, "hybrid": 1.2}
+    {"lru": 0.5, "lfu": 0.3, "gdsf": 0.5, "ftpl": 0.5, "polar": 0.5, "polar_plus": 0.5, "hybrid": 1.3}
 )
 _OWN_ROUTER: MappingProxyType[str, AdapterRouterName] = MappingProxyType({"polar": "aware"})
 """The router a policy did best with on the tuning seeds; `amortised` where nothing is said."""

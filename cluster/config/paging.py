@@ -22,7 +22,7 @@ class PagingConfig(Section):
     """Chooses the adapter of a request that leaves it open: `oblivious` by utility alone, `aware` less the
     price of a page-in, `amortised` less `rho` times that, `top_k` a resident one among the best."""
 
-    rho: float = Field(default=1.2, ge=0, le=4)
+    rho: float = Field(default=1.3, ge=0, le=4)
     """How many times a page-in's price `amortised` takes off. Below 1 because what is loaded serves others,
     too: 0.3 to 0.5 suits the caches. `hybrid` loads what serves others by plan; above 1 then counts that a
     page-in for a single request displaces something."""
