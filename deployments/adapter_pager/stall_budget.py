@@ -1,5 +1,7 @@
 """How much of the time loads may stop running streams: a bucket of seconds that fills with time."""
 
+_ROUNDING_S = 1e-9
+
 
 class StallBudget:
     """A token bucket that may go into debt for loads that somebody waits for."""
@@ -36,4 +38,4 @@ class StallBudget:
         """
         floor_s = -self._debt_s if urgent else 0.0
         missing_s = min(stall_s, self._most_s) + floor_s - self.level_s(now_s)
-        return max(0.0, missing_s / self._rate)
+        return missing_s / self._rate if missing_s > _ROUNDING_S else 0.0

@@ -1,0 +1,242 @@
+"""The adapter pager on a real engine, against the same engine as vLLM ships it.
+
+A trace of requests over marker adapters, which answer with their own name, is replayed on an engine with
+fewer slots: once with vLLM's LRU, once with the pager, in this order in the same run. Then the engine with
+the pager is put through what must not break it. Engines run without Ray; adapters are trained when they are
+not there yet. Stall is what the engine's worker measured in both cases: time spent loading adapters while
+requests waited that had no use for them.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+import yaml
+
+from deployments.engine.adapter_making import made_adapters
+from deployments.engine.weights import default_cache_dir
+from load_tests import adapter_faults
+from load_tests.adapter_engine import REPORT_PATH
+from load_tests.adapter_faults import Bench
+from load_tests.adapter_trace import Answer, replay, trace
+from load_tests.record import circumstances
+
+_EDGE = Path(__file__).parents[1] / "configs" / "edge.yaml"
+_START_S = 240.0
+_WARM_UP = ({"prompt": "Hello", "max_tokens": 8}, {"prompt": "a " * 200, "max_tokens": 2})
+
+
+class Engines:
+    """Starts engines and sees to it that none is left."""
+
+    def __init__(self, config: Path, folder: Path, model: str) -> None:
+        self._config = config
+        self._folder = folder
+        self._model = model
+        self._running: subprocess.Popen[bytes] | None = None
+
+    async def start(self, kind: str) -> tuple[str, psutil.Process]:
+        """An engine that has answered; its address and its process."""
+        log = self._folder / f"{kind}.log"
+        out = self._folder / f"{kind}.out"
+        state = self._folder / "state"
+        command = [sys.executable, "-m", "load_tests.adapter_engine", kind, str(self._config)]
+        with log.open("ab") as errors, out.open("wb") as lines:
+            self._running = subprocess.Popen(  # noqa: ASYNC220, S603 - our own module
+                [*command, "--state", str(state)],
+                stdout=lines,
+                stderr=errors,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        deadline_s = time.monotonic() + _START_S
+        while b'{"url"' not in out.read_bytes():
+            if self._running.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"the engine did not start: {log.read_text(errors='replace')[-2000:]}")
+            await asyncio.sleep(0.5)
+        url = next(json.loads(line)["url"] for line in out.read_bytes().splitlines() if b'{"url"' in line)
+        async with aiohttp.ClientSession() as session:
+            for body in _WARM_UP:
+                request = {"model": self._model, **body}
+                async with session.post(f"{url}/v1/completions", json=request) as response:
+                    response.raise_for_status()
+        return str(url), psutil.Process(self._running.pid)
+
+    def stop(self) -> None:
+        """End the engine and everything that it started."""
+        if self._running is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._running.pid, signal.SIGKILL)
+        self._running.wait()
+        self._running = None
+
+
+@contextlib.asynccontextmanager
+async def _engine(engines: Engines, kind: str) -> AsyncIterator[tuple[str, psutil.Process]]:
+    tell(f"starting the engine ({kind})")
+    try:
+        yield await engines.start(kind)
+    finally:
+        engines.stop()
+
+
+async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows."""
+    names = [f"marker-{number:02}" for number in range(options.adapters)]
+    sources = made_adapters(names, default_cache_dir(os.environ), tell)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="tidemill-adapters-") as scratch:
+        folder = Path(scratch)
+        config, model = _configuration(folder, sources, options)
+        engines = Engines(config, folder, model)
+        for seed in range(options.seed, options.seed + options.seeds):
+            for kind in options.policies:
+                async with _engine(engines, kind) as (url, process):
+                    rows.append(await _trace_row(url, model, kind, seed, options))
+                    tell(json.dumps(rows[-1]))
+                    last = seed == options.seed + options.seeds - 1
+                    if kind != "pager" or not last or not options.faults:
+                        continue
+                    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+                        bench = Bench(
+                            url=url,
+                            process=process,
+                            model=model,
+                            slots=options.slots,
+                            sources=sources,
+                            folder=folder,
+                            session=session,
+                        )
+                        async for row in _fault_rows(engines, bench, seed):
+                            rows.append(row)
+                            tell(json.dumps(row))
+    return rows
+
+
+def _configuration(folder: Path, sources: dict[str, Path], options: argparse.Namespace) -> tuple[Path, str]:
+    """The edge configuration with marker adapters alone."""
+    config = yaml.safe_load(_EDGE.read_text(encoding="utf-8"))
+    (pool,) = config["pools"].values()
+    model = pool["model"]
+    pool["adapters"]["slots"] = options.slots
+    config["adapters"] = {
+        "catalogue": {name: {"base_model": model, "source": str(path)} for name, path in sources.items()},
+        "paging": {"policy": options.paging_policy},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path, str(model)
+
+
+async def _trace_row(
+    url: str, model: str, kind: str, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    planned = trace(
+        options.requests,
+        adapters=options.adapters,
+        rate_per_s=options.rate_per_s,
+        zipf=options.zipf,
+        tokens=(options.tokens_min, options.tokens_max),
+        seed=seed,
+    )
+    before = await _report(url)
+    began_s = time.monotonic()
+    answers = await replay(url, model, planned)
+    spent_s = time.monotonic() - began_s
+    after = await _report(url)
+    wrong = [answer for answer in answers if not answer.right]
+    for answer in wrong[:5]:
+        tell(f"wrong: marker-{answer.adapter:02} answered {answer.status} {answer.text[:200]!r}")
+    return {
+        "case": f"trace-{options.requests}x{options.adapters}/{options.slots}",
+        "policy": kind,
+        "seed": seed,
+        "correct_ratio": 1 - len(wrong) / len(answers),
+        **_latencies(answers),
+        "page_ins": after["loads"] - before["loads"],
+        "load_s": after["load_s"] - before["load_s"],
+        "decode_stall_s": after["stall_s"] - before["stall_s"],
+        "stream_stall_s": after["stream_stall_s"] - before["stream_stall_s"],
+        "duration_s": spent_s,
+    }
+
+
+def _latencies(answers: list[Answer]) -> dict[str, float]:
+    ttft_s = np.array([answer.ttft_s for answer in answers if answer.status == 200] or [np.nan])
+    gaps_s = np.array([gap_s for answer in answers for gap_s in answer.gaps_s] or [np.nan])
+    return {
+        "ttft_p50_s": float(np.quantile(ttft_s, 0.5)),
+        "ttft_p95_s": float(np.quantile(ttft_s, 0.95)),
+        "ttft_p99_s": float(np.quantile(ttft_s, 0.99)),
+        "gap_p50_s": float(np.quantile(gaps_s, 0.5)),
+        "gap_p99_s": float(np.quantile(gaps_s, 0.99)),
+    }
+
+
+async def _report(url: str) -> dict[str, float]:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}{REPORT_PATH}") as response:
+        found: dict[str, float] = await response.json()
+        return found
+
+
+async def _fault_rows(engines: Engines, bench: Bench, seed: int) -> AsyncIterator[dict[str, Any]]:
+    for case in (
+        adapter_faults.all_slots_busy,
+        adapter_faults.load_fails,
+        adapter_faults.corrupt_file,
+        adapter_faults.removed_in_flight,
+    ):
+        found = await case(bench)
+        yield {"case": f"fault-{case.__name__}", "policy": "pager", "seed": seed, **found}
+    found = await adapter_faults.engine_killed(bench, lambda: engines.start("pager"))
+    yield {"case": "fault-engine_killed", "policy": "pager", "seed": seed, **found}
+
+
+def tell(message: str) -> None:
+    """Progress."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Print one JSON object with --json, else a line for each row."""
+    parser = argparse.ArgumentParser(description="The adapter pager on a real engine, against vLLM's LRU.")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--adapters", type=int, default=8, choices=range(4, 17), metavar="4-16")
+    parser.add_argument("--slots", type=int, default=3)
+    parser.add_argument("--rate-per-s", type=float, default=2.0, help="mean arrivals (%(default)s)")
+    parser.add_argument("--zipf", type=float, default=1.0, help="exponent of popularity (%(default)s)")
+    parser.add_argument("--tokens-min", type=int, default=8)
+    parser.add_argument("--tokens-max", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="traces, one after the other (%(default)s)")
+    parser.add_argument("--policies", nargs="+", choices=["lru", "pager"], default=["lru", "pager"])
+    parser.add_argument("--paging-policy", default="hybrid", help="of the pager (%(default)s)")
+    parser.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    rows = asyncio.run(measure(options))
+    if options.json:
+        command = " ".join(["python -m load_tests.adapter_end_to_end", *sys.argv[1:]])
+        facts = circumstances(_EDGE)
+        print(json.dumps({"benchmark": "adapter_end_to_end", "command": command, **facts, "rows": rows}))
+    else:
+        for row in rows:
+            print(row)
+
+
+if __name__ == "__main__":
+    main()
