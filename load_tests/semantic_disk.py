@@ -8,6 +8,7 @@ import numpy as np
 
 from deployments.encoder.minilm import DIMENSIONS
 from deployments.semantic_cache.documents import Document
+from deployments.semantic_cache.resting import RestingEntries
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from load_tests.embeddings import to_stderr
 from load_tests.semantic_entries import NEAR, PARTITION, Vectors, entry, unit
@@ -21,13 +22,39 @@ def on_disk(
 ) -> dict[str, Any]:
     """Write entries as the cache does, let all of them rest, then look near and far from them.
 
-    The operating system keeps what it likes of the file in its page cache, as it would in production.
+    A file of an earlier run with as many entries is used again. The operating system keeps what it likes of
+    the file in its page cache, as it would in production.
     """
     file = folder / "near.sqlite"
     documents = SqliteDocuments(file, resting_max=len(vectors))
     documents.open()
     resting = documents.resting
     assert resting is not None  # noqa: S101 - an open file has it
+    measured: dict[str, Any] = {}
+    if len(resting) < len(vectors):
+        measured["fill_s"] = _fill(documents, resting, vectors)
+    targets = generator.integers(0, len(vectors), lookups)
+    near = unit(vectors[targets] + NEAR * unit(generator.normal(size=(lookups, DIMENSIONS))))
+    far = unit(generator.normal(size=(lookups, DIMENSIONS)))
+    times: list[float] = []
+    found = 0
+    for place, target in enumerate(targets):
+        for vector, is_near in ((near[place], True), (far[place], False)):
+            began_s = time.perf_counter()
+            kept = resting.nearest(PARTITION, vector, 4)
+            times.append(time.perf_counter() - began_s)
+            found += is_near and bool(kept) and kept[0][0].entry_id == entry(int(target)).entry_id
+    documents.close()
+    p50_s, p99_s = np.quantile(times, (0.5, 0.99))
+    return measured | {
+        "file_bytes": file.stat().st_size,
+        "lookup_p50_s": float(p50_s),
+        "lookup_p99_s": float(p99_s),
+        "recall_at_1": found / lookups,
+    }
+
+
+def _fill(documents: SqliteDocuments, resting: RestingEntries, vectors: Vectors) -> float:
     answer = Document(body=b"x" * 1024, content_type="application/json")
     began_s = time.perf_counter()
     for first in range(0, len(vectors), _AT_A_TIME):
@@ -37,24 +64,4 @@ def on_disk(
         resting.rest(entries)
         if (first + _AT_A_TIME) % _SAID_EVERY == 0:
             to_stderr(f"{first + _AT_A_TIME} entries after {time.perf_counter() - began_s:.0f} s")
-    fill_s = time.perf_counter() - began_s
-    targets = generator.integers(0, len(vectors), lookups)
-    near = unit(vectors[targets] + NEAR * unit(generator.normal(size=(lookups, DIMENSIONS))))
-    far = unit(generator.normal(size=(lookups, DIMENSIONS)))
-    times: list[float] = []
-    found = 0
-    for place, target in enumerate(targets):
-        for vector in (near[place], far[place]):
-            began_s = time.perf_counter()
-            kept = resting.nearest(PARTITION, vector, 4)
-            times.append(time.perf_counter() - began_s)
-            found += bool(kept) and kept[0][0].entry_id == entry(int(target)).entry_id
-    documents.close()
-    p50_s, p99_s = np.quantile(times, (0.5, 0.99))
-    return {
-        "fill_s": fill_s,
-        "file_bytes": file.stat().st_size,
-        "lookup_p50_s": float(p50_s),
-        "lookup_p99_s": float(p99_s),
-        "recall_at_1": found / lookups,
-    }
+    return time.perf_counter() - began_s

@@ -34,3 +34,10 @@ class ModelConfig(Section):
 
     slo: SloConfig = SloConfig()
     """What its users are promised; the provisioner plans for it."""
+
+    def cost_usd(self, prompt_tokens: float, output_tokens: float) -> float:
+        """What so many tokens are counted at."""
+        return (
+            prompt_tokens * self.price_usd_per_million_input_tokens
+            + output_tokens * self.price_usd_per_million_output_tokens
+        ) / 1e6

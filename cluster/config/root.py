@@ -6,6 +6,7 @@ from cluster.config.adapters import AdaptersConfig, PoolAdaptersConfig
 from cluster.config.base import Name, Section
 from cluster.config.decision_log import DecisionLogConfig
 from cluster.config.gateway import GatewayConfig
+from cluster.config.guardrails import GuardrailsConfig
 from cluster.config.kubernetes import KubernetesConfig
 from cluster.config.local_cluster import LocalClusterConfig
 from cluster.config.models import ModelConfig
@@ -36,6 +37,7 @@ class TidemillConfig(Section):
     provisioning: ProvisioningConfig = ProvisioningConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     tenants: TenantsConfig = TenantsConfig()
+    guardrails: GuardrailsConfig = GuardrailsConfig()
     decision_log: DecisionLogConfig = DecisionLogConfig()
     logging: LoggingConfig = LoggingConfig()
     tracing: TracingConfig = TracingConfig()
@@ -77,7 +79,7 @@ class TidemillConfig(Section):
             unknown = set(tenant.models or ()) - {*self.client_names, encoder}
             if unknown:
                 known = ", ".join(self.client_names)
-                raise ValueError(f"tenants.tenants.{name}.models: no model {min(unknown)!r}; there are: {known}")
+                raise ValueError(f"tenants.tenants.{name}.models: no model {min(unknown)!r}; known: {known}")
 
     def _check_names(self) -> None:
         taken: dict[str, str] = {}
@@ -156,6 +158,12 @@ class TidemillConfig(Section):
         if self.routing.auto.enabled is not None:
             return self.routing.auto.enabled
         return len(self.models) > 1 and not any(self.model_for(name) for name in self.routing.auto.goals)
+
+    @property
+    def keeps_prefixes_apart(self) -> bool:
+        """Whether no tenant's prompts are answered from the prefix cache of another's."""
+        chosen = self.routing.replicas.prefix_isolation
+        return self.tenants.enabled if chosen is None else chosen == "tenant"
 
     @property
     def client_names(self) -> list[str]:

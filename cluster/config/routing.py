@@ -146,10 +146,10 @@ class ReplicaRoutingConfig(Section):
     prefix_blocks_per_replica_max: int = Field(default=32_768, ge=1)
     """Blocks remembered for one replica; the least recently used go first."""
 
-    prefix_isolation: Literal["none", "tenant"] = "none"
+    prefix_isolation: Literal["none", "tenant"] | None = None
     """`tenant` keeps the engines' prefix caches of tenants apart (vLLM's `cache_salt`): nobody can tell from
     the time to a first token what others have sent. It costs what tenants would share, such as an equal
-    system prompt."""
+    system prompt. None: `tenant` with `tenants.enabled`, else `none`."""
 
     prefix_speculative_s: float = Field(default=2.0, ge=0)
     """A prompt that was sent is believed to be in the replica's prefix cache for this much longer than its

@@ -49,6 +49,11 @@ CACHE_SAVED_ENERGY = Metric(
     "counter",
     "Energy charged to the computation of answers that near matches got.",
 )
+CACHE_SAVED_MONEY = Metric(
+    "tidemill_cache_saved_usd_total",
+    "counter",
+    "What answers that near matches got would have cost, at the prices of their models.",
+)
 CACHE_SEMANTIC_DROPPED = Metric(
     "tidemill_cache_semantic_dropped_total",
     "counter",
@@ -134,6 +139,7 @@ METRICS = (
     CACHE_SAVED_TOKENS,
     CACHE_SAVED_SECONDS,
     CACHE_SAVED_ENERGY,
+    CACHE_SAVED_MONEY,
     CACHE_SEMANTIC_DROPPED,
     CACHE_SIMILARITY,
     CACHE_HIT_AGE,

@@ -17,6 +17,7 @@ from cluster.config.semantic_cache import SemanticCacheConfig
 from cluster.policy.semantic_cache.identity import SemanticIdentity
 from deployments.messages import (
     CACHE_AGE,
+    CACHE_COST,
     CACHE_ENERGY,
     CACHE_ENTRY,
     CACHE_KEY,
@@ -274,6 +275,7 @@ class CacheClient:
         content_type: str,
         body: bytes,
         energy_j: float = 0.0,
+        cost_usd: float = 0.0,
         trace_headers: Mapping[str, str] = _UNTRACED,
     ) -> None:
         """Give an answer to the cache and to everybody who waits for it."""
@@ -282,6 +284,7 @@ class CacheClient:
             CACHE_MODEL: miss.model,
             CACHE_KEY: miss.key,
             CACHE_ENERGY: f"{energy_j:.6g}",
+            CACHE_COST: f"{cost_usd:.6g}",
             "content-type": content_type,
             **trace_headers,
         }

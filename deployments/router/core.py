@@ -28,6 +28,7 @@ from deployments.router.demand import RouterDemand
 from deployments.router.energy import EnergyEntry, EnergyLedger, TenantNames
 from deployments.router.exposition import StateMetrics
 from deployments.router.fleet_view import FleetPicture
+from deployments.router.guarded import Guardrails
 from deployments.router.learning import LearningLink
 from deployments.router.metrics import RouterMetrics
 from deployments.router.model_routing import ModelRouter
@@ -82,6 +83,7 @@ class RouterCore:
         self.router_id = router_id
         self.coordinator = coordinator
         self.config_hash = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
+        self._keeps_prefixes_apart = config.keeps_prefixes_apart
         self.picture = FleetPicture(
             config.routing.replicas,
             shared=config.gateway.router_replicas > 1,
@@ -91,6 +93,9 @@ class RouterCore:
         self.metrics = RouterMetrics()
         self.tenants = self._tenants_of(config) if config.tenants.enabled else None
         self.queue = self._queue_of(config)
+        self.guardrails: Guardrails | None = None
+        if config.guardrails.chain:
+            self.guardrails = Guardrails(config.guardrails, self.metrics.guarded)
         self.upstream = Upstream(config.gateway)
         self.demand = RouterDemand(config, router_id)
         self.status = StatusBoard(config.status_page, started_at_s=self.wall_s())
@@ -245,6 +250,10 @@ class RouterCore:
     def new_decision_id(self) -> str:
         """Unique, and ordered by time."""
         return f"d-{int(time.time() * 1000):012x}-{secrets.token_hex(5)}"
+
+    def apart(self, request: ParsedRequest, tenant: str) -> ParsedRequest:
+        """The request as its tenant may send it to engines that others use as well."""
+        return request.apart_from_other_tenants(tenant) if self._keeps_prefixes_apart else request
 
     def signals(self, request: ParsedRequest, tenant: str) -> RequestSignals:
         """What routing may look at."""

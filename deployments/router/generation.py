@@ -33,6 +33,7 @@ from deployments.router.cascade import Cascade
 from deployments.router.core import RouterCore
 from deployments.router.engine_answer import EngineAnswer
 from deployments.router.errors import ApiError
+from deployments.router.guarded import Guarded
 from deployments.router.observation import begin_trace, tell
 from deployments.router.open_model import OpenModel
 from deployments.router.relay import Relayed
@@ -55,14 +56,13 @@ class Generation:
         tenant: str,
         arrived_at_s: float,
         caller: Caller | None = None,
+        guarded: Guarded | None = None,
     ) -> None:
         """Take a parsed request; `run` answers it."""
         self._core = core
         self._caller = caller
         self._admission: Admission | None = None
-        if core.config.routing.replicas.prefix_isolation == "tenant":
-            request = request.apart_from_other_tenants(tenant)
-        self._request = request
+        self._request = request = core.apart(request, tenant)
         self._responder = responder
         self._client_headers = headers
         self._arrived_at_s = arrived_at_s
@@ -79,7 +79,8 @@ class Generation:
         self._miss: CacheMiss | None = None
         self._answers: list[EngineAnswer] = []
         self._cascade: tuple[CascadeAnswer, ...] = ()
-        self._reasons: list[Reason] = []
+        self._reasons: list[Reason] = [] if guarded is None else list(guarded.reasons)
+        self._refusal = None if guarded is None else guarded.refusal
         self._sent: Relayed | None = None
         """What was sent that did not come from an engine as it is: a stored answer, or a cascade's."""
         self._sent_answer: EngineAnswer | None = None
@@ -114,7 +115,9 @@ class Generation:
             raise
 
     async def _enter(self) -> None:
-        """Let the tenant's limits and budgets decide."""
+        """Let guardrails, and the tenant's limits and budgets decide."""
+        if self._refusal is not None:
+            raise self._refusal
         tenants, caller = self._core.tenants, self._caller
         if tenants is None or caller is None:
             return
@@ -356,6 +359,7 @@ class Generation:
             content_type=relayed.content_type,
             body=relayed.cacheable_body,
             energy_j=self._answers[-1].energy_j,
+            cost_usd=relayed.cost_usd(self._core.config.models[self.signals.model]),
             trace_headers=self._trace.headers,
         )
 
@@ -363,7 +367,7 @@ class Generation:
         last = self._answer
         relayed = self._relayed or Relayed()
         attempts: list[Attempt] = []
-        reasons = list(self._reasons)
+        reasons = [*self._reasons, *self._responder.reasons]
         for answer in self._answers:
             attempts += answer.attempts
             reasons += answer.reasons

@@ -141,11 +141,7 @@ class ModelRouter:
 
     def cost_usd(self, model: str, prompt_tokens: float, output_tokens: float) -> float:
         """What so many tokens cost."""
-        entry = self._config.models[model]
-        return (
-            prompt_tokens * entry.price_usd_per_million_input_tokens
-            + output_tokens * entry.price_usd_per_million_output_tokens
-        ) / 1e6
+        return self._config.models[model].cost_usd(prompt_tokens, output_tokens)
 
     def is_usable(self, signals: RequestSignals) -> bool:
         """Whether a replica of the request's model is there that has not just failed."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import orjson
 
+from cluster.config.models import ModelConfig
 from cluster.policy.continuation import Seam
 from deployments.router.continuation import AnswerSoFar
 from deployments.router.core import RouterCore
@@ -65,6 +66,10 @@ class Relayed:
     content_type: str = ""
     cacheable_body: bytes | None = None
     """The complete answer, if it is one to keep."""
+
+    def cost_usd(self, model: ModelConfig) -> float:
+        """What its tokens are counted at."""
+        return model.cost_usd(self.prompt_tokens or 0, self.output_tokens)
 
 
 class Relay:

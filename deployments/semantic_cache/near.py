@@ -31,6 +31,7 @@ from deployments.semantic_cache.documents import Document, Documents
 from deployments.semantic_cache.exact import Entry, EntryKey
 from deployments.semantic_cache.near_counts import NearCounts
 from deployments.semantic_cache.near_report import near_report
+from deployments.semantic_cache.requests import Spent
 
 logger = logging.getLogger("tidemill.cache.near")
 
@@ -150,7 +151,7 @@ class NearMatches:
                 self._pending.popitem(last=False)
         return None
 
-    def keep(self, key: EntryKey, answer: Entry, *, energy_j: float) -> None:
+    def keep(self, key: EntryKey, answer: Entry, spent: Spent) -> None:
         """Takes in the answer to what was asked under a key, if near matches were asked for it."""
         pending = self._pending.pop(key, None)
         if pending is None:
@@ -173,7 +174,8 @@ class NearMatches:
             document_bytes=len(answer.body),
             saved_s=model_s,
             saved_tokens=facts.output_tokens,
-            saved_energy_j=energy_j,
+            saved_energy_j=spent.energy_j,
+            saved_usd=spent.cost_usd,
             stored_at_s=now_s,
             exact_key=key.key,
         )

@@ -42,6 +42,7 @@ class NearCounts:
         self.saved_tokens = 0
         self.saved_s = 0.0
         self.saved_energy_j = 0.0
+        self.saved_usd = 0.0
         self.woken = 0
         self.unshared = 0
         self.unjudged = 0
@@ -71,6 +72,7 @@ class NearCounts:
         self.saved_tokens += entry.saved_tokens
         self.saved_s += entry.saved_s
         self.saved_energy_j += entry.saved_energy_j
+        self.saved_usd += entry.saved_usd
         self.age_s.add(age_s)
 
     def judged(self, category: str, judgement: Judgement) -> None:

@@ -26,6 +26,7 @@ def near_report(tier: SemanticTier, counts: NearCounts) -> dict[str, Any]:
         "saved_tokens": counts.saved_tokens,
         "saved_s": counts.saved_s,
         "saved_energy_j": counts.saved_energy_j,
+        "saved_usd": counts.saved_usd,
         "woken": counts.woken,
         "unshared": counts.unshared,
         "unjudged": counts.unjudged,
@@ -51,6 +52,7 @@ def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
     yield _counter(catalogue.CACHE_SAVED_TOKENS, {(): counts.saved_tokens})
     yield _counter(catalogue.CACHE_SAVED_SECONDS, {(): counts.saved_s})
     yield _counter(catalogue.CACHE_SAVED_ENERGY, {(): counts.saved_energy_j})
+    yield _counter(catalogue.CACHE_SAVED_MONEY, {(): counts.saved_usd})
     yield _counter(
         catalogue.CACHE_SEMANTIC_DROPPED,
         {("unread",): counts.unread, ("unjudged",): counts.unjudged, ("unwritten",): counts.unwritten},

@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 
 from cluster.policy.semantic_cache.store import PurgeScope
-from deployments.messages import CacheQuery
+from deployments.messages import CACHE_COST, CACHE_ENERGY, CacheQuery
 from deployments.semantic_cache.errors import ApiError
 from deployments.semantic_cache.exact import EntryKey
 
@@ -160,8 +160,21 @@ def inspect_query(data: Mapping[str, Any]) -> tuple[EntryScope, int]:
     return purge_scope(rest), count
 
 
-def energy_j(value: str | None) -> float:
-    """Joules from a header; 0 where there is none or nothing sensible."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What an answer took to compute."""
+
+    energy_j: float
+    cost_usd: float
+
+
+def spent_on(headers: Mapping[str, str]) -> Spent:
+    """What the router says of an answer's energy and price."""
+    return Spent(energy_j=_amount(headers.get(CACHE_ENERGY)), cost_usd=_amount(headers.get(CACHE_COST)))
+
+
+def _amount(value: str | None) -> float:
+    """A header's number; 0 where there is none or nothing sensible."""
     try:
         found = float(value or 0.0)
     except ValueError:

@@ -17,10 +17,9 @@ from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 from deployments.semantic_cache.cells import Cells, Vectors, trained
 from deployments.semantic_cache.documents import Kept, entry_of, vector_of
 
-CELLS = 1024
-TRAINED_FROM = 16_384
-"""Resting entries from which on there are cells; fewer are looked at one by one."""
-_CELLS_READ = 8
+STAGES = ((2_048, 128), (16_384, 1_024))
+"""Resting entries from which on there are so many cells; fewer than the first are looked at one by one."""
+_CELLS_READ = 4
 """For one look-up; a million entries have some thousand in a cell."""
 _READ_AT_A_TIME = 10_000
 _COUNTED_EVERY = 256
@@ -31,7 +30,8 @@ CREATE TABLE IF NOT EXISTS resting (
     PRIMARY KEY (partition, cell, entry_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS places (
     entry_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, cell INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cells (number INTEGER PRIMARY KEY CHECK (number = 0), centres BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (
+    number INTEGER PRIMARY KEY CHECK (number = 0), count INTEGER NOT NULL, centres BLOB NOT NULL);
 CREATE TRIGGER IF NOT EXISTS entry_forgotten AFTER DELETE ON entries BEGIN
     DELETE FROM places WHERE entry_id = OLD.entry_id;
 END;
@@ -56,10 +56,10 @@ class RestingEntries:
         database.executescript(_SCHEMA)
         self._count = self._counted()
         self._rested = 0
-        row = database.execute("SELECT centres FROM cells").fetchone()
+        row = database.execute("SELECT count, centres FROM cells").fetchone()
         self._cells: Cells | None = None
         if row is not None:
-            self._cells = Cells(np.frombuffer(row[0], dtype="<f4").reshape(CELLS, -1).astype(np.float32))
+            self._cells = Cells(np.frombuffer(row[1], dtype="<f4").reshape(row[0], -1).astype(np.float32))
 
     def __len__(self) -> int:
         return self._count
@@ -76,8 +76,9 @@ class RestingEntries:
                 # What expired or was purged meanwhile was not counted down.
                 self._count, self._rested = self._counted(), 0
             self._keep_bound(database)
-        if self._cells is None and self._count >= TRAINED_FROM:
-            self._train()
+        wanted = max((cells for entries, cells in STAGES if self._count >= entries), default=0)
+        if wanted > (0 if self._cells is None else len(self._cells.centres)):
+            self._train(wanted)
 
     def wake(self, entries: Sequence[StoredAnswer]) -> None:
         """Gives up entries that are in memory again."""
@@ -160,12 +161,11 @@ class RestingEntries:
         database.execute("DELETE FROM documents WHERE document_id NOT IN (SELECT document_id FROM entries)")
         self._count = self._counted()
 
-    def _train(self) -> None:
-        """Fit cells to what rests, once, and move every row to its cell."""
+    def _train(self, count: int) -> None:
+        """Fit so many cells to what rests, and move every row to its cell."""
         rows = self._database.execute("SELECT partition, entry_id, vector FROM resting").fetchall()
         vectors = _halves([blob for *_, blob in rows])
-        sample = vectors[np.random.default_rng(0).permutation(len(vectors))[:TRAINED_FROM]]
-        cells = trained(sample, CELLS)
+        cells = trained(vectors, count)
         owners = cells.of(vectors)
         moved = [
             (partition, int(cell), entry_id, blob)
@@ -179,7 +179,8 @@ class RestingEntries:
                 [(cell, entry_id) for _, cell, entry_id, _ in moved],
             )
             database.execute(
-                "INSERT OR REPLACE INTO cells VALUES (0, ?)", (cells.centres.astype("<f4").tobytes(),)
+                "INSERT OR REPLACE INTO cells VALUES (0, ?, ?)",
+                (count, cells.centres.astype("<f4").tobytes()),
             )
         self._cells = cells
 

@@ -27,7 +27,6 @@ from cluster.policy.semantic_cache.tier import SemanticQuery
 from deployments.encoder.encoder import Encoder, EncoderBusyError
 from deployments.messages import (
     CACHE_AGE,
-    CACHE_ENERGY,
     CACHE_ENTRY,
     CACHE_KEY,
     CACHE_LEASE,
@@ -55,12 +54,12 @@ from deployments.semantic_cache.near import NearHit, NearMatches
 from deployments.semantic_cache.requests import (
     EntryScope,
     cache_query,
-    energy_j,
     entry_key,
     inspect_query,
     purge_scope,
     read_body,
     read_object,
+    spent_on,
     text_query,
 )
 from deployments.semantic_cache.single_flight import Lease, LeaseMismatchError, SingleFlight, Waiter
@@ -255,7 +254,7 @@ class CacheService:
         entry = Entry(body=body, content_type=content_type, stored_at_s=self._now())
         self._exact.put(key, entry)
         if self._near is not None:
-            self._near.keep(key, entry, energy_j=energy_j(request.headers.get(CACHE_ENERGY)))
+            self._near.keep(key, entry, spent_on(request.headers))
         self._flights.land(key, entry)
         return Response(status_code=204)
 

@@ -37,7 +37,7 @@ def stats(*, json_output: bool, url: str | None) -> None:
         console.print(
             f"semantic: {semantic['entries']} entries, {semantic['bytes']} bytes; saved "
             f"{semantic['saved_tokens']} tokens, {semantic['saved_s']:.0f} s, "
-            f"{semantic['saved_energy_j']:.0f} J"
+            f"{semantic['saved_energy_j']:.0f} J, {semantic['saved_usd']:.2f} USD"
         )
         console.print(category_table(semantic["categories"]))
 

@@ -43,6 +43,7 @@ class StoredAnswer:
     """What computing the answer took."""
     saved_tokens: int
     saved_energy_j: float = 0.0
+    saved_usd: float = 0.0
     stored_at_s: float
     """When the answer was computed. A hit does not change it, nor does a promotion."""
     exact_key: str = ""

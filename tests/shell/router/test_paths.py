@@ -101,7 +101,7 @@ async def test_the_engine_is_told_the_decision_id(cluster):
     assert answer.json["id"] == f"chatcmpl-{answer.headers['x-tidemill-decision-id']}"
 
 
-@pytest.mark.parametrize(("isolation", "shared"), [("none", True), ("tenant", False)])
+@pytest.mark.parametrize(("isolation", "shared"), [(None, True), ("none", True), ("tenant", False)])
 async def test_tenants_share_prefixes_only_where_that_is_configured(start_cluster, given, isolation, shared):
     cluster = await start_cluster({"routing": {"replicas": {"prefix_isolation": isolation}}})
     cluster.remove("prefill-0", "decode-1")

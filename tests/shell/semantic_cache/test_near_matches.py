@@ -22,7 +22,15 @@ from cluster.config.semantic_cache import (
 from cluster.metrics import CATALOGUE
 from cluster.policy.semantic_cache.store import PurgeScope
 from deployments.encoder import encoder
-from deployments.messages import CACHE_ENTRY, CACHE_KEY, CACHE_MODEL, CACHE_TENANT, CACHE_TIER, CacheQuery
+from deployments.messages import (
+    CACHE_COST,
+    CACHE_ENTRY,
+    CACHE_KEY,
+    CACHE_MODEL,
+    CACHE_TENANT,
+    CACHE_TIER,
+    CacheQuery,
+)
 from deployments.semantic_cache import text_reader
 from deployments.semantic_cache.redis_documents import RedisDocuments
 from deployments.semantic_cache.service import CacheService
@@ -90,6 +98,7 @@ class Asker:
             CACHE_TENANT: tenant,
             CACHE_MODEL: model,
             CACHE_KEY: key_of(text + scope),
+            CACHE_COST: "0.25",
             "content-type": "application/json",
         }
         await self.client.post("/store", content=body, headers=headers)
@@ -238,6 +247,7 @@ async def test_all_metrics_of_the_catalogue_are_exported(start):
     wanted = {metric.name for metric in CATALOGUE if metric.name.startswith("tidemill_cache_")}
     assert {name for name in wanted if f"\n# TYPE {name.removesuffix('_total')}" in text} == wanted
     assert "tidemill_cache_saved_tokens_total 7.0" in text
+    assert "tidemill_cache_saved_usd_total 0.25" in text
 
 
 @pytest.fixture

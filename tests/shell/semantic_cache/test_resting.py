@@ -142,8 +142,7 @@ def test_the_disk_is_bounded_and_what_expires_first_goes(tmp_path):
 
 
 def test_with_cells_nearly_everything_is_found_and_a_restart_keeps_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(resting, "CELLS", 64)
-    monkeypatch.setattr(resting, "TRAINED_FROM", 2000)
+    monkeypatch.setattr(resting, "STAGES", ((500, 16), (2000, 64)))
     disk = Disk(tmp_path / "near.sqlite")
     kept = [disk.keep(number) for number in range(3000)]
     disk.documents.resting.rest(kept[:2500])

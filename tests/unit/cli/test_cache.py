@@ -29,6 +29,7 @@ STATS = {
                 "saved_tokens": 70,
                 "saved_s": 3.0,
                 "saved_energy_j": 12.0,
+                "saved_usd": 0.25,
                 "categories": {"code": CATEGORY, "law": {**CATEGORY, "serves": False}},
             },
         },
