@@ -17,8 +17,9 @@ from deployments.router.callers import admitted, check_model, identify, tenant_n
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, body_too_large, body_too_slow, headers_too_large
 from deployments.router.generation import Generation
+from deployments.router.guarded import Guarded
 from deployments.router.passthrough import Passthrough
-from deployments.router.requests import parse
+from deployments.router.requests import ParsedRequest, parse
 from deployments.router.responder import Receive, Responder, Scope, Send
 from deployments.router.status_page import EVENTS_PATH, StatusPage
 
@@ -50,8 +51,8 @@ class RouterApp:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        responder = Responder(send)
         surface = _SURFACES.get(scope["path"])
+        responder = self._responder(send, surface)
         try:
             await self._route(scope, receive, responder, surface)
         except ApiError as error:
@@ -66,6 +67,12 @@ class RouterApp:
             logger.exception("request failed")
             crash = ApiError(status=500, message="Internal error in the router.", code="internal_error")
             await responder.error(crash, surface)
+
+    def _responder(self, send: Send, surface: Surface | None) -> Responder:
+        chain = self._core.guardrails
+        if chain is None or surface is None or not surface.generates:
+            return Responder(send)
+        return chain.responder(send, surface)
 
     async def _route(
         self, scope: Scope, receive: Receive, responder: Responder, surface: Surface | None
@@ -138,14 +145,17 @@ class RouterApp:
                 work = self._passthrough.to_any_replica(request, tenant, responder)
                 await _unless_client_leaves(receive, responder, work)
             return
+        request = with_deadline(request, headers, arrived_at_s)
+        guarded = await self._guard(request, headers)
         generation = Generation(
             self._core,
-            with_deadline(request, headers, arrived_at_s),
+            request if guarded is None else guarded.request,
             responder,
             headers=headers,
             tenant=tenant,
             arrived_at_s=arrived_at_s,
             caller=caller,
+            guarded=guarded,
         )
         try:
             work = self._generate(generation, responder, surface)
@@ -153,6 +163,14 @@ class RouterApp:
             await _unless_client_leaves(receive, responder, work, stall_s=stall_s)
         finally:
             generation.finish()
+
+    async def _guard(self, request: ParsedRequest, headers: dict[str, str]) -> Guarded | None:
+        chain, session = self._core.guardrails, headers.get("x-tidemill-session", "")
+        if chain is None:
+            return None
+        return await chain.request(
+            request, lambda raw: parse(raw, request.surface, self._core.config, session=session)
+        )
 
     async def _generate(self, generation: Generation, responder: Responder, surface: Surface) -> None:
         try:

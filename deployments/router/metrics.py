@@ -13,7 +13,16 @@ from cluster.entities.energy import EnergySource
 from cluster.entities.model_routing import FeedbackSource, Goal
 from cluster.entities.pool import ReplicaReport
 from cluster.entities.reasons import Reason
-from cluster.metrics import Metric, adapters_fleet, fleet, model_routing, observability, requests, tenants
+from cluster.metrics import (
+    Metric,
+    adapters_fleet,
+    fleet,
+    guardrails,
+    model_routing,
+    observability,
+    requests,
+    tenants,
+)
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.energy import EnergyEntry
@@ -28,6 +37,7 @@ _OURS = (
     *adapters_fleet.METRICS,
     *observability.METRICS,
     *tenants.METRICS,
+    *guardrails.METRICS,
 )
 
 
@@ -117,6 +127,12 @@ class RouterMetrics:
     def retry(self, reason: Reason) -> None:
         """Count a further attempt."""
         self._get(requests.RETRIES).labels(reason.value).inc()
+
+    def guarded(self, guardrail: str, stage: str, action: str, took_s: float) -> None:
+        """Count what a guardrail did."""
+        self._get(guardrails.ACTIONS).labels(guardrail, stage, action).inc()
+        if stage != "stream":
+            self._get(guardrails.DURATION).labels(guardrail, stage).observe(took_s)
 
     def replica_failed(self, pool: str) -> None:
         """Count an attempt that a replica failed."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from cluster.entities.reasons import Reason
 from cluster.entities.workload import Surface
 from deployments.router.errors import ApiError
 
@@ -27,6 +28,8 @@ class Responder:
         """Whether the last byte is out; a client that closes then has not left early."""
         self.status = 0
         """What the client got; 0 before anything was sent."""
+        self.reasons: list[Reason] = []
+        """What was done to what was sent."""
         self.parts_sent = 0
         self.parts_taken = 0
         """Fewer than `parts_sent` while the client does not take what is sent."""

@@ -1,0 +1,1 @@
+"""What the built-in guardrails look for, as functions of text."""
