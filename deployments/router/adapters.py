@@ -112,8 +112,9 @@ class Adapters:
         for gone in [name for name in self.asked_for if self.names.card(name) is None]:
             del self.asked_for[gone]
         self._states.keep({report.replica_id for report in fleet.replicas})
+        self._show()
 
-    def show(self) -> None:
+    def _show(self) -> None:
         """Bring the gauges up to date."""
         known = [node for model in self.names.bases for node in self.nodes(model)]
         gauge = self._metrics.get

@@ -41,6 +41,7 @@ def explanation(data: dict[str, Any]) -> list[str]:
         f"decision {record.decision_id} by router {record.router}",
         *_request(record),
         *_model(record.model_choice),
+        *_adapter(record),
         *_cascade(record),
         *_path(record),
         *_choice("prefill replica", record.prefill),
@@ -92,6 +93,40 @@ def _model(decision: ModelDecision | None) -> Iterator[str]:
             f"picked with {choice.propensities.get(candidate.model, 0.0):.2f}, "
             f"about ${candidate.cost_usd:.3g}, {candidate.energy_j:.3g} J, TTFT {candidate.ttft_s:.3f} s"
             f"{'' if candidate.usable else ', not usable'}"
+        )
+
+
+def _adapter(record: DecisionRecord) -> Iterator[str]:
+    """Which adapter, why, and whether the replica had it."""
+    choice, answer = record.adapter_choice, record.adapter_answer
+    if choice is None:
+        return
+    if choice.named:
+        yield f"adapter  {choice.adapter}, named by the caller; nearest: {choice.tier.value}"
+    elif not choice.adapter:
+        yield f"adapter  none for {choice.asked!r}: the catalogue has none, so the base model answers"
+    else:
+        how = "explored" if choice.explored else "best score"
+        yield (
+            f"adapter  {choice.adapter} for {choice.asked!r} by {choice.policy} ({how}, picked with "
+            f"probability {choice.propensity:.2f}): score {choice.score:.3f} (bonus {choice.bonus:.3f}), "
+            f"price of the page-in {choice.price:.3f}, nearest: {choice.tier.value}"
+        )
+        known = f"what {len(choice.states)} replicas had learnt" if choice.states else "prior utilities alone"
+        words = "with" if choice.text_read else "without"
+        yield f"         from {known}, {words} the embedding, catalogue {choice.catalogue_version}"
+    for candidate in choice.candidates[:_CANDIDATES_SHOWN]:
+        yield (
+            f"  {'→' if candidate.name == choice.adapter else ' '} {candidate.name}  "
+            f"utility {candidate.utility:.3f}, bonus {candidate.bonus:.3f}, price {candidate.price:.3f}, "
+            f"nearest: {candidate.tier.value}"
+        )
+    if len(choice.candidates) > _CANDIDATES_SHOWN:
+        yield f"    … and {len(choice.candidates) - _CANDIDATES_SHOWN} more"
+    if answer is not None:
+        yield (
+            f"         answered by {answer.adapter or 'the base model'}, which lay in {answer.tier or '?'}; "
+            f"parked for {answer.waited_s:.3f} s"
         )
 
 

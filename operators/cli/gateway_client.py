@@ -36,22 +36,38 @@ def admin_get(path: str, *, url: str | None) -> Any:
     return _admin("GET", path, None, url=url)
 
 
-def admin_post(path: str, content: dict[str, Any], *, url: str | None) -> Any:
+def admin_delete(path: str, *, url: str | None) -> Any:
+    """The JSON answer of an `/admin` page that removes something.
+
+    Raises:
+        CliError: as for `admin_get`.
+    """
+    return _admin("DELETE", path, None, url=url)
+
+
+def admin_post(path: str, content: dict[str, Any], *, url: str | None, timeout_s: float = _TIMEOUT_S) -> Any:
     """The JSON answer of an `/admin` page to some content.
 
     Raises:
         CliError: as for `admin_get`.
     """
-    return _admin("POST", path, content, url=url)
+    return _admin("POST", path, content, url=url, timeout_s=timeout_s)
 
 
-def _admin(method: str, path: str, content: dict[str, Any] | None, *, url: str | None) -> Any:
+def _admin(
+    method: str,
+    path: str,
+    content: dict[str, Any] | None,
+    *,
+    url: str | None,
+    timeout_s: float = _TIMEOUT_S,
+) -> Any:
     env = os.environ
     target = gateway_url(url, env)
     headers = {"authorization": f"Bearer {_key(url, env)}"}
     try:
         # No proxy from the environment: a corporate one knows nothing of this machine's ports.
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
+        with httpx.Client(timeout=timeout_s, trust_env=False) as client:
             response = client.request(method, f"{target}{path}", headers=headers, json=content)
     except httpx.HTTPError as error:
         raise CliError(f"{target} does not answer ({type(error).__name__}); is it still starting?") from error

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from operators.cli.gateway_client import admin_get
 
 _PIPE_WIDTH = 160
+_NAMES_SHOWN = 6
 
 
 def status(*, json_output: bool, url: str | None) -> None:
@@ -30,6 +32,8 @@ def status(*, json_output: bool, url: str | None) -> None:
         console.print("the gateway answers, but no engine replica has reported yet")
         return
     console.print(fleet_table(replicas))
+    if any(replica.get("adapters") for replica in replicas):
+        console.print(residency_table(replicas))
     plan = fleet.get("provisioner")
     if plan is not None:
         console.print(plan_table(plan))
@@ -41,6 +45,35 @@ def status(*, json_output: bool, url: str | None) -> None:
             console.print(f"not metered: {device} by {meter}: {why}", markup=False, highlight=False)
     for service in fleet.get("services", []):
         console.print(f"{service.get('service')}: {service.get('url')}", markup=False, highlight=False)
+
+
+def residency_table(replicas: list[dict[str, Any]]) -> Table:
+    """One row per replica that has adapters: what is in its slots, in its host's memory, and near."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("replica", "in slots", "in memory", "on disk", "elsewhere"):
+        table.add_column(title, overflow="fold")
+    for replica in sorted(replicas, key=lambda found: str(found.get("replica_id"))):
+        held = replica.get("adapters") or ()
+        if not held:
+            continue
+        places: dict[str, list[str]] = {}
+        for adapter in held:
+            name = f"{adapter['name']}{' (pinned)' if adapter.get('pinned') else ''}"
+            places.setdefault(str(adapter.get("tier")), []).append(name)
+        near = [*places.get("staged", ()), *places.get("disk", ())]
+        table.add_row(
+            str(replica.get("replica_id")),
+            ", ".join(places.get("device", ())) or "none",
+            ", ".join(places.get("host", ())),
+            _counted(near),
+            _counted(places.get("remote", ())),
+        )
+    return table
+
+
+def _counted(names: Collection[str]) -> str:
+    """Names, or how many there are where they would fill the screen."""
+    return ", ".join(names) if len(names) <= _NAMES_SHOWN else f"{len(names)} adapters"
 
 
 def plan_table(published: dict[str, Any]) -> Table:

@@ -112,6 +112,7 @@ class LittleCluster:
     state_dir: str = ""
     coordinator: PagerCoordinator | None = None
     """None while it is away."""
+    _coordinators: list[PagerCoordinator] = field(default_factory=list)
     published: PublishedAdapters | None = None
 
     @property
@@ -158,7 +159,13 @@ class LittleCluster:
         self.coordinator = PagerCoordinator(
             self.config, Path(self.state_dir), directory=self, stage=stage, wall_s=time.time
         )
+        self._coordinators.append(self.coordinator)
         await self.coordinator.round()
+
+    async def close_coordinators(self) -> None:
+        """Close their connections, and write nothing: they may have been killed."""
+        for coordinator in self._coordinators:
+            await coordinator._http().close()
 
     async def change(self, operation: str, name: str, fields: Any) -> CatalogueAnswer:
         """The coordinator as the router calls it."""
@@ -385,6 +392,7 @@ async def _start(
     router = await site.serve(CountingApp(RouterApp(core)))
     cluster = LittleCluster(config, core, router, http, learner=learner, state_dir=state_dir)
     core.coordinator = cluster
+    site.push_async_callback(cluster.close_coordinators)
     for pool, settings in config.pools.items():
         for number in range(settings.replicas.start):
             name = f"{pool}-{number}"
