@@ -19,19 +19,23 @@ import ray
 from ray import serve
 
 from cluster.config import TidemillConfig
+from deployments.adapter_messages import COORDINATOR_ACTOR
 from deployments.app import GATEWAY_APPLICATION, deploy
 from deployments.directory.actor import ACTOR_NAME as DIRECTORY_ACTOR
 from deployments.directory.actor import NAMESPACE
+from deployments.model_learning.actor import ACTOR_NAME as LEARNER_ACTOR
 from operators.job.code_package import copy_code
 from operators.job.records import forget_versions, read_versions, write_versions
 from operators.job.rollout import RolloutPlan, Running, plan_rollout
-from operators.job.versions import DIRECTORY, PROVISIONER, part_versions
+from operators.job.versions import COORDINATOR, DIRECTORY, LEARNER, PROVISIONER, part_versions
 from operators.pager.actor import start_coordinator
 from operators.provisioner.actor import start_provisioner
 
 Progress = Callable[[str], None]
 _EXISTING = ("STARTING", "UPDATING", "RECOVERING", "RUNNING")
 _SERVE_SETTINGS = "RAY_SERVE_"
+_OPTIONAL_ACTORS = {LEARNER: LEARNER_ACTOR, COORDINATOR: COORDINATOR_ACTOR}
+"""Which some configurations have no use for."""
 
 
 def main() -> int:
@@ -118,7 +122,12 @@ def _apply(
     if PROVISIONER in plan.changed or plan.removed:
         tell(progress="starting the fleet provisioner")
         start_provisioner(config, state_dir)
+    if COORDINATOR in plan.changed:
+        tell(progress="starting the coordinator of adapters")
         start_coordinator(config, state_dir)
+    for part, actor in _OPTIONAL_ACTORS.items():
+        if part not in (*plan.changed, *plan.kept):
+            _kill(actor)
 
 
 def _running() -> dict[str, Running]:

@@ -15,6 +15,8 @@ from deployments.app import CACHE_APPLICATION, GATEWAY_APPLICATION, application_
 DIRECTORY = "actor:directory"
 LEARNER = "actor:learner"
 PROVISIONER = "actor:provisioner"
+COORDINATOR = "actor:coordinator"
+"""Of adapters."""
 
 _LOCAL = frozenset({"local_cluster", "kubernetes"})
 _OF_ROUTERS = frozenset(
@@ -63,8 +65,12 @@ def part_versions(
     versions[DIRECTORY] = _digest(common)
     versions[LEARNER] = _digest(common | _without(whole, _LOCAL | {"pools", "provisioning"}))
     versions[PROVISIONER] = _digest(common | _without(whole, _LOCAL))
-    learner = [LEARNER] if config.routes_models else []
-    wanted = {*application_names(config), DIRECTORY, PROVISIONER, *learner}
+    versions[COORDINATOR] = _digest(common | _without(whole, _LOCAL | _OF_ROUTERS))
+    wanted = {*application_names(config), DIRECTORY, PROVISIONER}
+    if config.routes_models:
+        wanted.add(LEARNER)
+    if any(pool.adapters is not None for pool in config.pools.values()):
+        wanted.add(COORDINATOR)
     return {part: version for part, version in versions.items() if part in wanted}
 
 

@@ -69,7 +69,11 @@ class ForeignCluster:
         command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
         command += [f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={client}"]
         command += [f"--dashboard-agent-listen-port={agent}", "--num-cpus=3", "--num-gpus=0"]
-        command += [f"--temp-dir={self.temp}", "--object-store-memory=83886080", "--include-log-monitor=false"]
+        command += [
+            f"--temp-dir={self.temp}",
+            "--object-store-memory=83886080",
+            "--include-log-monitor=false",
+        ]
         self._log = (folder / "ray.log").open("wb")
         self._head = subprocess.Popen(
             command, cwd="/", env=self.environment, stdout=self._log, stderr=subprocess.STDOUT
@@ -86,10 +90,11 @@ class ForeignCluster:
     def submit(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
         """`ray job submit`; its exit status and the events that the job told."""
         env = json.dumps({"env_vars": {"TIDEMILL_STATE": str(self.state)}})
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
+        command += [f"--address=http://127.0.0.1:{self.dashboard}", f"--runtime-env-json={env}"]
+        command += ["--", "python", "-m", "operators", "--json", *arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."]
-            + [f"--address=http://127.0.0.1:{self.dashboard}", f"--runtime-env-json={env}"]
-            + ["--", "python", "-m", "operators", "--json", *arguments],
+            command,
             cwd=self.working_dir,
             env=self.environment,
             capture_output=True,

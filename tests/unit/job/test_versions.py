@@ -144,3 +144,9 @@ def test_an_old_replica_stays_until_the_new_one_is_there_if_there_is_room_for_bo
 def test_what_was_not_there_does_not_surge() -> None:
     config = config_with()
     assert not plan_rollout(config, versions(config), {}, {}, _FREE).rollout.surging
+
+
+def test_pools_with_adapters_bring_their_coordinator() -> None:
+    config = config_with("pools.a.adapters", {})
+    assert changed(config) == {"pool-a", "gateway", "actor:provisioner", "actor:coordinator"}
+    assert "actor:coordinator" not in versions(config_with())
