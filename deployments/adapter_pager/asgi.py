@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from cluster.entities.workload import Surface
-from deployments.adapter_pager.entries import AdapterRefusedError, AdapterRequest
-from deployments.adapter_pager.pager import AdapterPager, Visit
+from deployments.adapter_pager.entries import AdapterRefusedError, AdapterRequest, Visit
+from deployments.adapter_pager.pager import AdapterPager
 from deployments.adapter_pager.pages import PagerPages
 from deployments.messages import (
     ADAPTER_CONTEXT,

@@ -132,6 +132,27 @@ class Entry:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """A request that may run in the engine; `AdapterPager.leave` ends it."""
+
+    running: Running | None
+    """None: it runs on the base model."""
+    tier: AdapterTier
+    """Where its adapter lay when it came."""
+    waited_s: float
+
+    @property
+    def adapter(self) -> str:
+        """Name of the adapter that answers; empty for the base model."""
+        return self.running.entry.card.name if self.running else ""
+
+    @property
+    def model(self) -> str:
+        """What the engine is to be asked for; empty for the base model."""
+        return self.running.entry.for_engine().name if self.running else ""
+
+
 class Shelf:
     """All entries: those of the catalogue by name, and those that are leaving."""
 

@@ -53,7 +53,7 @@ class PagerMemory:
         self._arrays: Arrays | None = None
         self.adapters: tuple[PagedAdapter, ...] = ()
         """Those that the core knows, or knew when its state was saved."""
-        self._saved_at = -1
+        self._saved = 0
         self.source = f"{name}-{uuid.uuid4().hex[:12]}"
         """Under which this replica's observations are known elsewhere; a new one without the files."""
         self._read()
@@ -102,7 +102,7 @@ class PagerMemory:
         """Write what is known now, unless it was written already. A full disk is only a warning."""
         arrays = {name: np.array(value) for name, value in core.arrays().items()}
         stamp = hash((int(arrays["seen"]), core.statistics.version, core.keys, len(self._hashes)))
-        if stamp == self._saved_at:
+        if stamp == self._saved:
             return
         manifest = {
             "schema": _SCHEMA,
@@ -114,7 +114,7 @@ class PagerMemory:
         }
         try:
             await asyncio.to_thread(self._write, manifest, arrays)
-            self._saved_at = stamp
+            self._saved = stamp
         except OSError as error:
             logger.warning("what was learnt about adapters cannot be saved: %s", error)
 

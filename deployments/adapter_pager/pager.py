@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from deployments.adapter_pager.entries import (
     Entry,
     Running,
     Shelf,
+    Visit,
     Waiter,
 )
 from deployments.adapter_pager.folders import AdapterFolders
@@ -40,27 +41,6 @@ from deployments.adapter_pager.page_loop import PageLoop
 from deployments.adapter_pager.staging import Staging, cannot_load
 
 logger = logging.getLogger("tidemill.adapters")
-
-
-@dataclass(slots=True, kw_only=True)
-class Visit:
-    """A request that may run in the engine; `AdapterPager.leave` ends it."""
-
-    running: Running | None
-    """None: it runs on the base model."""
-    tier: AdapterTier
-    """Where its adapter lay when it came."""
-    waited_s: float
-
-    @property
-    def adapter(self) -> str:
-        """Name of the adapter that answers; empty for the base model."""
-        return self.running.entry.card.name if self.running else ""
-
-    @property
-    def model(self) -> str:
-        """What the engine is to be asked for; empty for the base model."""
-        return self.running.entry.for_engine().name if self.running else ""
 
 
 class AdapterPager:
@@ -141,6 +121,9 @@ class AdapterPager:
         try:
             return await self._enter(request, request_id)
         except AdapterRefusedError as error:
+            if request.open and self._config.degrade != "never" and request.adapter in self.shelf.by_name:
+                tier = self.shelf.by_name[request.adapter].tier
+                return Visit(running=self._degraded(request), tier=tier, waited_s=0.0)
             self.exported.count(metrics.ADAPTER_REFUSED, error.code)
             raise
 
@@ -182,7 +165,6 @@ class AdapterPager:
             lost = float(scored.mean.max() - scored.mean[self._core.row(entry.key)])
             self.exported.count(metrics.ADAPTER_REGRET, by=max(0.0, lost))
         self._core.requested(entry.key, x, named=not known, forced=request.explored, scored=scored)
-        self._changes += 1
         plan = self._core.plan()
         if plan is not None:
             self.exported.count(metrics.ADAPTER_PLANS, plan.reason.value)
@@ -376,9 +358,12 @@ class AdapterPager:
         return self._placement
 
     @property
-    def changes(self) -> int:
-        """Grows with everything that routers should know of."""
-        return self._changes + self.loop.page_ins + self._core.statistics.version
+    def version(self) -> str:
+        """Another one whenever routers should know something else than before."""
+        core = self._core
+        residents = hash((core.resident, core.keys))
+        parts = (core.statistics.source, core.statistics.version, self._changes, residents, core.forced())
+        return "-".join(map(str, parts))
 
     @property
     def running(self) -> int:

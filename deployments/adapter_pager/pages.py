@@ -104,7 +104,7 @@ class PagerPages:
 
     def _learned(self, scope: MutableMapping[str, Any], _: bytes) -> Answer:
         core = self._pager.core
-        version = f"{core.statistics.source}-{self._pager.changes}"
+        version = self._pager.version
         etag = f'"{version}"'
         if any(name == b"if-none-match" and value.decode() == etag for name, value in scope["headers"]):
             return 304, [(b"etag", etag.encode())], b""

@@ -12,10 +12,10 @@ from cluster.entities.adapters import AdapterCard, AdapterCatalogue
 from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import Budget
 from deployments.adapter_pager.backend import AdapterLoadError, EngineAdapter, SlotReport
-from deployments.adapter_pager.entries import AdapterRequest
+from deployments.adapter_pager.entries import AdapterRequest, Visit
 from deployments.adapter_pager.folders import AdapterFolders
 from deployments.adapter_pager.memory import PagerMemory
-from deployments.adapter_pager.pager import AdapterPager, Visit
+from deployments.adapter_pager.pager import AdapterPager
 from deployments.adapter_pager.sources import AdapterSources
 from tests.adapter_files import write_adapter
 

@@ -256,6 +256,14 @@ async def test_or_by_the_base_model(tmp_path):
         assert (await named).adapter == "a2"
 
 
+async def test_and_at_once_if_its_own_adapter_cannot_be_loaded(tmp_path):
+    async with bench(tmp_path, degrade="base") as found:
+        found.engine.broken.add("base:a1")
+        assert (await found.request("a1", open=True)).running is None
+        with pytest.raises(AdapterRefusedError):
+            await found.request("a1")
+
+
 async def test_what_was_learnt_survives_and_residency_is_asked_of_the_engine(tmp_path):
     async with bench(tmp_path) as found:
         await found.request("a0")

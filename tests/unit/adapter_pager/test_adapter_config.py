@@ -34,9 +34,8 @@ def test_a_small_one_is_enough():
         ("slots: 2", "slots: 2, reserve_slots: 3", "reserve_slots (3) is above slots (2)"),
         ("/x}", "/x, sha256: abc}", "adapters.catalogue.a.sha256"),
         (
-            "a: {base_model: small, source: /x}",
-            "a: {base_model: small, source: /x, pinned: true}, "
-            "b: {base_model: small, source: /y, pinned: true}",
+            "source: /x}",
+            "source: /x, pinned: true}, b: {base_model: small, source: /y, pinned: true}",
             "pools.only.adapters.slots: 2 adapters of small are pinned",
         ),
         (
