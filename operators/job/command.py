@@ -90,7 +90,7 @@ def _up(config: TidemillConfig, cluster: JobCluster, state_dir: Path, reporter: 
         )
     watch = Watch(cluster=cluster, deadline_at_s=time.monotonic() + config.local_cluster.start_timeout_s)
     runtime_env = _own_runtime_env(os.environ)
-    order = {
+    order: dict[str, Any] = {
         "down": False,
         "config": config.model_dump(mode="json"),
         "cluster_address": cluster.address,
