@@ -12,16 +12,19 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cluster.config.paging import PagingPolicyName
-from load_tests.adapter_paging_cases import CASES, POLICIES, Entry, entries
+from load_tests.adapter_paging_cases import CASES, POLICIES, entries
 from load_tests.adapter_paging_oracles import belady_value, effective, static_values
 from load_tests.adapter_paging_report import recovery_requests, slopes, summary, table
 from load_tests.adapter_paging_run import Outcome, run
-from load_tests.adapter_paging_world import Case, Numbers, World, world
+from load_tests.adapter_paging_world import Numbers, world
 from load_tests.arguments import bounded
 from load_tests.record import circumstances
 
@@ -39,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--first-seed", type=bounded(int, 0, 1_000_000), default=0, help="100 and more were tuned on"
     )
+    parser.add_argument("--jobs", type=bounded(int, 1, 64), default=1, help="processes")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     for name, known, asked in (("policy", POLICIES, given.policies), ("case", CASES, given.cases)):
@@ -47,20 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no {name} {unknown[0]!r}; there are {', '.join(known)}")
     policies = tuple(p for p in POLICIES if given.policies == "all" or p in given.policies.split(","))
     names = list(CASES) if given.cases == "all" else given.cases.split(",")
-    found = _Comparison(policies, range(given.first_seed, given.first_seed + given.seeds))
-    for name in names:
-        found.run(name)
-    lines = summary(found.rows)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    compare = partial(_run_case, policies=policies, seeds=seeds)
+    if given.jobs == 1:
+        results = [compare(name) for name in names]
+    else:
+        with ProcessPoolExecutor(given.jobs) as pool:
+            results = list(pool.map(compare, names))
+    rows = [row for result in results for row in result.rows]
+    lines = summary(rows)
     if given.json:
         result = {
             "benchmark": "adapter_paging",
             "command": " ".join(["python -m load_tests.adapter_paging", *(arguments or sys.argv[1:])]),
             **circumstances(None),
-            "cpu_s": round(time.process_time(), 1),
-            "slopes": slopes(found.rows, found.cumulated),
-            "recovery_requests": found.recovery,
+            "slopes": slopes(rows, next((r.cumulated for r in results if r.name == _SLOPE_CASE), {})),
+            "recovery_requests": {result.name: result.recovery for result in results if result.recovery},
             "summary": lines,
-            "rows": found.rows,
+            "rows": rows,
         }
         print(json.dumps(result))
     else:
@@ -68,44 +76,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Comparison:
-    def __init__(self, policies: tuple[PagingPolicyName, ...], seeds: range) -> None:
-        self._policies = policies
-        self._seeds = seeds
-        self.rows: list[dict[str, Any]] = []
-        self.cumulated: dict[str, Numbers] = {}
-        self.recovery: dict[str, dict[str, float]] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CaseResult:
+    name: str
+    rows: list[dict[str, Any]]
+    cumulated: dict[str, Numbers]
+    """Regret against the static oracle after every request, mean over seeds."""
+    recovery: dict[str, float]
 
-    def run(self, name: str) -> None:
-        case, kind = CASES[name]
-        began_s = time.monotonic()
-        worlds = [world(case, seed) for seed in self._seeds]
-        static = [static_values(case, found) for found in worlds]
-        belady = [belady_value(case, found) for found in worlds]
-        for entry in entries(kind, self._policies):
-            outcomes = [run(case, found, entry.config(case)) for found in worlds]
-            for seed, found, best, ahead in zip(self._seeds, outcomes, static, belady, strict=True):
-                row = {"case": case.name, "policy": entry.policy, "router": entry.router, "seed": seed}
-                self.rows.append(row | _figures(found, float(best.mean()), ahead))
-            self._curves(case, entry, worlds, outcomes, static)
-        print(f"{name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
 
-    def _curves(
-        self,
-        case: Case,
-        entry: Entry,
-        worlds: list[World],
-        outcomes: list[Outcome],
-        static: list[Numbers],
-    ) -> None:
-        """What only means over seeds show."""
+def _run_case(name: str, policies: tuple[PagingPolicyName, ...], seeds: range) -> _CaseResult:
+    case, kind = CASES[name]
+    began_s = time.monotonic()
+    worlds = [world(case, seed) for seed in seeds]
+    static = [static_values(case, found) for found in worlds]
+    belady = [belady_value(case, found) for found in worlds]
+    best = np.mean([effective(found).max(axis=1) for found in worlds], axis=0)
+    result = _CaseResult(name=name, rows=[], cumulated={}, recovery={})
+    for entry in entries(kind, policies):
+        outcomes = [run(case, found, entry.config(case)) for found in worlds]
+        for seed, found, fixed, ahead in zip(seeds, outcomes, static, belady, strict=True):
+            row = {"case": name, "policy": entry.policy, "router": entry.router, "seed": seed}
+            result.rows.append(row | _figures(found, float(fixed.mean()), ahead))
         net = np.mean([found.net for found in outcomes], axis=0)
-        if case.name == _SLOPE_CASE:
-            self.cumulated[f"{entry.policy}/{entry.router}"] = np.cumsum(np.mean(static, axis=0) - net)
-        loss = np.mean([effective(found).max(axis=1) for found in worlds], axis=0) - net
-        back = recovery_requests(loss, worlds[0].shifts)
+        label = f"{entry.policy}/{entry.router}"
+        result.cumulated[label] = np.cumsum(np.mean(static, axis=0) - net)
+        back = recovery_requests(best - net, worlds[0].shifts)
         if back is not None:
-            self.recovery.setdefault(case.name, {})[f"{entry.policy}/{entry.router}"] = back
+            result.recovery[label] = back
+    print(f"{name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+    return result
 
 
 def _figures(found: Outcome, static: float, belady: float) -> dict[str, float]:

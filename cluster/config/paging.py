@@ -73,9 +73,6 @@ class PagingConfig(Section):
     drift_threshold: float = Field(default=8.0, gt=0)
     """How much must have been missed beyond that, in page-ins, for `hybrid` to plan afresh at once."""
 
-    drift_requests: int = Field(default=64, ge=8)
-    """Latest requests that the plan after drift is made for."""
-
     count_decay: float = Field(default=0.999, gt=0, le=1)
     """What a request's count is worth after another one: `lfu` and `ftpl` forget by it."""
 

@@ -62,6 +62,9 @@ class Cache:
         """See the subclasses."""
         raise NotImplementedError
 
+    def loaded(self, node: NodeState, row: int) -> None:
+        """Nothing to note."""
+
     def evicted(self, node: NodeState, row: int) -> None:
         """Nothing to note."""
 
@@ -147,15 +150,22 @@ class Gdsf(Cache):
 
     def requested(self, node: NodeState, demand: Demand) -> None:
         """One more, on top of the present floor."""
-        row = demand.row
-        self._frequency[row] += 1.0
-        self._value[row] = self._floor + self._frequency[row] * node.page_in_cost[row] / node.share[row]
+        self._frequency[demand.row] += 1.0
+        self._revalue(node, demand.row)
+
+    def loaded(self, node: NodeState, row: int) -> None:
+        """On top of the floor that evictions for it left; loaded by plan it counts as asked for once."""
+        self._frequency[row] = max(self._frequency[row], 1.0)
+        self._revalue(node, row)
 
     def evicted(self, node: NodeState, row: int) -> None:
         """The floor rises to what had to go."""
         del node
         self._floor = max(self._floor, float(self._value[row]))
         self._frequency[row] = 0.0
+
+    def _revalue(self, node: NodeState, row: int) -> None:
+        self._value[row] = self._floor + self._frequency[row] * node.page_in_cost[row] / node.share[row]
 
     def catalogue_changed(self, origin: Rows) -> None:
         """New adapters begin with nothing."""

@@ -46,7 +46,8 @@ class PagerCore:
         self._adapters: dict[str, PagedAdapter] = {}
         self._controller = controller(config)
         self._tier = np.zeros(0, dtype=np.intp)
-        self._pins_due = False
+        self._absent_due = False
+        """Pinned or planned adapters may be missing, without the controller's knowing."""
         self.times = PageInTimes(config)
         self.statistics = Statistics(
             dimension=config.dimension,
@@ -118,12 +119,15 @@ class PagerCore:
         self._controller.catalogue_changed(origin)
         self._price_all()
         self._share()
-        self._pins_due = bool((node.pinned & ~node.resident).any())
+        self._absent_due = True
 
     def set_budget(self, budget: Budget) -> None:
         """What the node can hold from now on."""
+        if budget == self._node.budget:
+            return
         self._node.budget = budget
         self._share()
+        self._controller.catalogue_changed(np.arange(len(self._node.keys)))
 
     def reconcile(self, resident: Collection[str]) -> None:
         """What the engine really holds, for instance after a restart; unknown keys are a KeyError."""
@@ -171,7 +175,9 @@ class PagerCore:
 
     def loaded(self, key: str) -> None:
         """An adapter is in the engine."""
-        self._node.resident[self._node.rows[key]] = True
+        row = self._node.rows[key]
+        self._node.resident[row] = True
+        self._controller.loaded(self._node, row)
 
     def evicted(self, key: str) -> None:
         """An adapter left the engine."""
@@ -251,9 +257,11 @@ class PagerCore:
     def plan(self) -> ResidencyPlan | None:
         """What should be resident from now on; None: nothing new. Ask after every request."""
         found = self._controller.plan(self._node, self.statistics)
-        if found is None and self._pins_due:
-            found = Plan(rows=np.flatnonzero(self._node.pinned), objective=0.0, reason=PlanReason.CATALOGUE)
-        self._pins_due = False
+        if found is None and self._absent_due:
+            rows = np.array([self._node.rows[key] for key in self.planned], dtype=np.intp)
+            if not self._node.resident[rows].all():
+                found = Plan(rows=rows, objective=0.0, reason=PlanReason.CATALOGUE)
+        self._absent_due = False
         return None if found is None else self._by_keys(found)
 
     @property
@@ -304,6 +312,7 @@ class PagerCore:
         if mine:
             self._controller.restore(mine)
         self._node.seen = int(arrays["seen"])
+        self._absent_due = True
         self._price_all()
 
     def _fits(self, held: Sequence[int], incoming: int) -> bool:

@@ -34,6 +34,10 @@ _PROMOTION = 0.5
 is loaded already, but the other one may have to come back."""
 
 
+_SINCE_DRIFT_MIN = 8
+"""Requests that a plan after drift is made for at least."""
+
+
 class Hybrid:
     """See the module."""
 
@@ -68,6 +72,10 @@ class Hybrid:
         dearest = float(node.page_in_cost.max())
         if dearest > 0 and self._drift.rises(missed / dearest):
             self._due = PlanReason.DRIFT
+
+    def loaded(self, node: NodeState, row: int) -> None:
+        """See `Gdsf`."""
+        self._reserve.loaded(node, row)
 
     def evicted(self, node: NodeState, row: int) -> None:
         """See `Gdsf`."""
@@ -111,7 +119,7 @@ class Hybrid:
         return {
             **self._reserve.arrays(),
             **self._window.arrays(),
-            "planned": self._planned,
+            "set": self.planned(),
             "account": self._account / self._grown,
             "drift": self._drift.array(),
             "since_plan": np.array(self._since_plan),
@@ -121,11 +129,13 @@ class Hybrid:
         """Take up what `arrays` gave."""
         self._reserve.restore(arrays)
         self._window.restore(arrays)
-        self._planned = np.array(arrays["planned"], dtype=bool)
-        self._set = np.flatnonzero(self._planned).tolist()
+        self._set = [int(row) for row in arrays["set"]]
+        self._planned = np.zeros(len(arrays["account"]), dtype=bool)
+        self._planned[self._set] = True
         self._account, self._grown = np.array(arrays["account"], dtype=np.float64), 1.0
         self._drift.restore(np.array(arrays["drift"], dtype=np.float64))
         self._since_plan = int(arrays["since_plan"])
+        self._due = None
 
     def _settle_open(self, node: NodeState, utility: Numbers) -> float:
         """Credit what every adapter adds to this request; the most that one outside the set would have."""
@@ -180,10 +190,12 @@ class Hybrid:
         """After drift the set follows from the latest requests only, and accounts begin anew."""
         latest = self._config.window_requests
         if reason is PlanReason.DRIFT:
-            latest = self._config.drift_requests
+            latest = max(self._drift.risen_for, _SINCE_DRIFT_MIN)
             self._account[:] = 0.0
             self._drift.reset()
         self._due, self._since_plan = None, 0
+        if not self._window.seen:
+            return None
         choice = self._window.choice(
             node, learned, alpha=self._config.alpha, horizon=self._config.epoch_requests, latest=latest
         )

@@ -147,6 +147,9 @@ class Controller(Protocol):
     def requested(self, node: NodeState, demand: Demand) -> None:
         """A request was routed; whether it finds its adapter resident stands in the node's state."""
 
+    def loaded(self, node: NodeState, row: int) -> None:
+        """An adapter is in the engine now."""
+
     def evicted(self, node: NodeState, row: int) -> None:
         """An adapter left the engine to make room."""
 

@@ -119,6 +119,9 @@ class Planner:
         self._used[demand.row] = node.seen
         self._since_plan += 1
 
+    def loaded(self, node: NodeState, row: int) -> None:
+        """Nothing to note."""
+
     def evicted(self, node: NodeState, row: int) -> None:
         """Nothing to note."""
 
