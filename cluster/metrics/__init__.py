@@ -28,7 +28,7 @@ AREAS: dict[str, tuple[Metric, ...]] = {
     "semantic_cache": semantic_cache.METRICS,
     "observability": observability.METRICS,
     "tenants": tenants.METRICS,
-    "tenants": tenants.METRICS,
+    "guardrails": guardrails.METRICS,
 }
 """By area, in the order documents and dashboards show them."""
 

@@ -22,6 +22,7 @@ from deployments.router.passthrough import Passthrough
 from deployments.router.requests import ParsedRequest, parse
 from deployments.router.responder import Receive, Responder, Scope, Send
 from deployments.router.status_page import EVENTS_PATH, StatusPage
+from deployments.router.visit import Visit
 
 logger = logging.getLogger("tidemill.router")
 
@@ -154,8 +155,7 @@ class RouterApp:
             headers=headers,
             tenant=tenant,
             arrived_at_s=arrived_at_s,
-            caller=caller,
-            guarded=guarded,
+            visit=Visit(self._core, caller, guarded),
         )
         try:
             work = self._generate(generation, responder, surface)

@@ -93,9 +93,7 @@ class RouterCore:
         self.metrics = RouterMetrics()
         self.tenants = self._tenants_of(config) if config.tenants.enabled else None
         self.queue = self._queue_of(config)
-        self.guardrails: Guardrails | None = None
-        if config.guardrails.chain:
-            self.guardrails = Guardrails(config.guardrails, self.metrics.guarded)
+        self.guardrails = Guardrails.of(config.guardrails, self.metrics.guarded)
         self.upstream = Upstream(config.gateway)
         self.demand = RouterDemand(config, router_id)
         self.status = StatusBoard(config.status_page, started_at_s=self.wall_s())
@@ -120,20 +118,23 @@ class RouterCore:
         self.retries = RetryMemory(config.routing.learning.automatic)
         self.adapters = self._adapters_of(config) if adapter_pools(config) else None
         self.models: ModelRouter | None = None
-        self.learning: LearningLink | None = None
         if config.routes_models:
             self.models = ModelRouter(
                 config, self.picture, now_s=self.now_s, wall_s=self.wall_s, draw=self.draw
             )
-        if self.models is not None and learner is not None:
-            self.learning = LearningLink(
-                config.routing.learning,
-                learner,
-                apply=self.models.apply,
-                on_drop=self.metrics.outcome_dropped,
-            )
+        self.learning = self._link_to(learner)
         self.picture.on_change(self.queue.wake)
         self.silence = SilenceWatch(self.picture, silence_s=config.gateway.continuation.silence_s)
+
+    def _link_to(self, learner: Learner | None) -> LearningLink | None:
+        if self.models is None or learner is None:
+            return None
+        return LearningLink(
+            self.config.routing.learning,
+            learner,
+            apply=self.models.apply,
+            on_drop=self.metrics.outcome_dropped,
+        )
 
     def _decision_log_in(self, state: Path | None) -> DecisionLog:
         return DecisionLog(

@@ -102,12 +102,8 @@ class EngineAnswer:
         grants = Grants(self._core)
         for number in range(1, attempts_max + 1):
             asked_at_s = self._core.now_s()
-            grant = await grants.take(
-                self.signals,
-                exclude,
-                may_split=number == 1,
-                deadline_at_s=self._request.deadline_at_s,
-            )
+            by_s = self._request.deadline_at_s
+            grant = await grants.take(self.signals, exclude, may_split=number == 1, deadline_at_s=by_s)
             if self._core.now_s() - asked_at_s > _QUEUED_S:
                 self.reasons.append(Reason.QUEUED)
             failure = await self._attempt(grant)

@@ -33,14 +33,12 @@ from deployments.router.cascade import Cascade
 from deployments.router.core import RouterCore
 from deployments.router.engine_answer import EngineAnswer
 from deployments.router.errors import ApiError
-from deployments.router.guarded import Guarded
 from deployments.router.observation import begin_trace, tell
 from deployments.router.open_model import OpenModel
 from deployments.router.relay import Relayed
 from deployments.router.requests import ParsedRequest
 from deployments.router.responder import Responder
-from deployments.router.tenant_keys import Caller
-from deployments.router.tenants import Admission
+from deployments.router.visit import Visit
 
 
 class Generation:
@@ -55,13 +53,11 @@ class Generation:
         headers: Mapping[str, str],
         tenant: str,
         arrived_at_s: float,
-        caller: Caller | None = None,
-        guarded: Guarded | None = None,
+        visit: Visit,
     ) -> None:
         """Take a parsed request; `run` answers it."""
         self._core = core
-        self._caller = caller
-        self._admission: Admission | None = None
+        self._visit = visit
         self._request = request = core.apart(request, tenant)
         self._responder = responder
         self._client_headers = headers
@@ -79,8 +75,7 @@ class Generation:
         self._miss: CacheMiss | None = None
         self._answers: list[EngineAnswer] = []
         self._cascade: tuple[CascadeAnswer, ...] = ()
-        self._reasons: list[Reason] = [] if guarded is None else list(guarded.reasons)
-        self._refusal = None if guarded is None else guarded.refusal
+        self._reasons: list[Reason] = []
         self._sent: Relayed | None = None
         """What was sent that did not come from an engine as it is: a stored answer, or a cascade's."""
         self._sent_answer: EngineAnswer | None = None
@@ -97,7 +92,7 @@ class Generation:
         """
         try:
             async with asyncio.timeout(self._core.config.gateway.request_timeout_s):
-                await self._enter()
+                await self._visit.enter(self.signals, self._responder, self._reasons)
                 if not await self._answer_from_cache():
                     await self._answer_from_engines()
         except TimeoutError:
@@ -114,24 +109,10 @@ class Generation:
                 self._reasons.append(error.reason)
             raise
 
-    async def _enter(self) -> None:
-        """Let guardrails, and the tenant's limits and budgets decide."""
-        if self._refusal is not None:
-            raise self._refusal
-        tenants, caller = self._core.tenants, self._caller
-        if tenants is None or caller is None:
-            return
-        size = tenants.size_of(caller, self.signals)
-        self._admission = await tenants.admit(caller, size, self._responder.headers)
-        if self._admission is not None and self._admission.reservation is None:
-            self._reasons.append(Reason.LIMITS_UNCHECKED)
-
     def finish(self) -> None:
         """Write the record; called once, after the response is out or the client has gone."""
         record = self._record()
-        if self._admission is not None and self._core.tenants is not None:
-            seen = sum(answer.tokens_seen for answer in self._answers)
-            self._core.tenants.settle(self._admission, self._core.tenants.usage_of(record, seen))
+        self._visit.leave(record, self._answers)
         self._core.decisions.add(record)
         self._core.metrics.request(record)
         if record.status == 200 and self._relayed is not None and record.path is not None:

@@ -71,6 +71,11 @@ class Guardrails:
         self.links = tuple(Link(entry, make(entry.use, entry.options)) for entry in config.chain)
         self._on_action = on_action
 
+    @classmethod
+    def of(cls, config: GuardrailsConfig, on_action: OnAction) -> "Guardrails | None":
+        """The chain; None if it is empty."""
+        return cls(config, on_action) if config.chain else None
+
     def responder(self, send: Send, surface: Surface) -> "GuardedResponder":
         """The client's side of a request."""
         return GuardedResponder(send, self, surface)

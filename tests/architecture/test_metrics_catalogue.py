@@ -23,7 +23,7 @@ BOUNDED = {
     "tidemill_tenant_cost_usd_total",
     "tidemill_tenant_budget_used_ratio",
 }
-"""Tenants beyond `telemetry.tenants_max` are one series; where they are asked for keys, they are configured."""
+"""Tenants beyond `telemetry.tenants_max` are one series; where keys are asked for, they are configured."""
 UNBOUNDED_LABELS = {"tenant", "user", "session", "request_id", "decision_id", "prompt", "key"}
 
 each_metric = pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)

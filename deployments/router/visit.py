@@ -1,0 +1,65 @@
+"""A request's dealings at the door: with guardrails and its tenant's limits when it comes, with the bill when
+it goes.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from cluster.entities.decision import DecisionRecord
+from cluster.entities.reasons import Reason
+from cluster.entities.workload import RequestSignals
+from deployments.router.core import RouterCore
+from deployments.router.guarded import Guarded
+from deployments.router.responder import Responder
+from deployments.router.tenant_keys import Caller
+from deployments.router.tenants import Admission
+
+
+class _Answer(Protocol):
+    @property
+    def tokens_seen(self) -> int: ...
+
+
+class Visit:
+    """One request's."""
+
+    def __init__(self, core: RouterCore, caller: Caller | None, guarded: Guarded | None) -> None:
+        """Nobody was asked yet.
+
+        Args:
+            core: the router's services.
+            caller: who asks; None where nobody is asked for a key.
+            guarded: what the guardrails made of the request; None without guardrails.
+        """
+        self._tenants = core.tenants
+        self._caller = caller
+        self._guarded = guarded
+        self._admission: Admission | None = None
+
+    async def enter(self, signals: RequestSignals, responder: Responder, reasons: list[Reason]) -> None:
+        """Be let in, or not.
+
+        Args:
+            signals: of the request.
+            responder: gets the headers that tell of limits.
+            reasons: get what there is to say about it.
+
+        Raises:
+            ApiError: 400, 402, 429 or 503.
+        """
+        if self._guarded is not None:
+            reasons += self._guarded.reasons
+            if self._guarded.refusal is not None:
+                raise self._guarded.refusal
+        if self._tenants is None or self._caller is None:
+            return
+        size = self._tenants.size_of(self._caller, signals)
+        self._admission = await self._tenants.admit(self._caller, size, responder.headers)
+        if self._admission is not None and self._admission.reservation is None:
+            reasons.append(Reason.LIMITS_UNCHECKED)
+
+    def leave(self, record: DecisionRecord, answers: Iterable[_Answer]) -> None:
+        """Settle what was reserved."""
+        if self._admission is not None and self._tenants is not None:
+            seen = sum(answer.tokens_seen for answer in answers)
+            self._tenants.settle(self._admission, self._tenants.usage_of(record, seen))
