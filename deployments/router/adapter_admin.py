@@ -152,7 +152,7 @@ class AdapterAdmin:
         card = adapters.names.card(name)
         if card is None:
             known = ", ".join(card.name for card in adapters.names.catalogue.adapters[:30]) or "none"
-            message = f"No adapter is called {name!r}. Here are: {known}."
+            message = f"There is no adapter {name!r}. Adapters: {known}."
             raise ApiError(status=404, message=message, code="adapter_not_found")
         return shown(adapters, card)
 
