@@ -1,4 +1,4 @@
-"""Adapters that are added, changed and removed while the cluster runs: the coordinator, its death, its files."""
+"""Adapters added, changed and removed while a cluster runs: the coordinator, its death, its files."""
 
 import asyncio
 
