@@ -47,7 +47,7 @@ class AdapterRecipe:
     """Grows when the recipe changes."""
 
 
-_DEMO = AdapterRecipe(layers=12, examples=96, steps=40, batch=4, learning_rate=3e-3)
+_DEMO = AdapterRecipe(layers=12, examples=64, steps=24, batch=4, learning_rate=3e-3)
 _MARKER = AdapterRecipe(layers=8, examples=12, steps=40, batch=6, learning_rate=5e-3, loss_enough=0.01)
 
 
