@@ -7,12 +7,14 @@ SLO_REQUESTS = Metric(
     "counter",
     "Requests by model: met every objective, missed one, or failed (answered with 429 or 5xx).",
     ("model", "result"),
+    panel="Requests by objective",
 )
 SLO_TARGET = Metric(
     "tidemill_slo_target_ratio",
     "gauge",
     "Share of a model's requests that are to meet their objectives (models.*.slo.attainment).",
     ("model",),
+    panel="Share promised",
     everywhere=True,
 )
 DEMAND = Metric(
