@@ -282,5 +282,5 @@ async def test_placement_follows_load_and_reaches_the_nodes(cluster):
     assert law
     for pager in pagers(cluster):
         assert pager.placement.adapters[0] == law
-    assert await cluster.metric('tidemill_adapter_placed_entries{model="sim"}') >= 2
-    assert await cluster.metric('tidemill_adapter_visited_replicas{state="reached"}') == 2
+    assert await cluster.metric('tidemill_adapters_placed_entries{model="sim"}') >= 2
+    assert await cluster.metric('tidemill_adapters_visited_replicas{state="reached"}') == 2

@@ -62,7 +62,7 @@ async def test_an_adapter_is_asked_for_by_model_or_alias_or_alone(cluster, name)
     assert (choice["named"], choice["adapter"], choice["asked"]) == (True, "law", "sim:law")
     assert record["adapter_answer"]["adapter"] == "law"
     assert record["signals"]["adapter"] == "law"
-    assert await cluster.metric('tidemill_adapter_asked_total{how="named",model="sim"}') == 1
+    assert await cluster.metric('tidemill_adapters_asked_total{how="named",model="sim"}') == 1
     await cluster.assert_idle()
 
 
@@ -74,7 +74,7 @@ async def test_an_unknown_adapter_is_404_with_those_there_are(cluster):
         assert "sim:code, sim:law, sim:sql" in error["message"]
     other = await ask(cluster, "nothing:law")
     assert other.status == 404
-    assert await cluster.metric("tidemill_adapter_unknown_total") == 2
+    assert await cluster.metric("tidemill_adapters_unknown_total") == 2
 
 
 async def test_the_base_model_is_asked_as_before(cluster):
@@ -144,7 +144,7 @@ async def test_before_anything_was_learnt_priors_decide(start_cluster, tmp_path)
     assert (answer.headers["x-tidemill-adapter"], choice["states"]) == ("code", {})
     assert choice["policy"] == "amortised"
     assert next(c["name"] for c in choice["candidates"]) == "code"
-    assert await cluster.metric("tidemill_adapter_prior_choices_total") == 1
+    assert await cluster.metric("tidemill_adapters_prior_choices_total") == 1
 
 
 async def test_names_that_leave_the_adapter_open(cluster):
@@ -230,7 +230,7 @@ async def test_feedback_reaches_the_node_that_answered_and_moves_choices(cluster
     assert counts[True, "sql"] >= 10, counts
     choice = await choice_of(cluster, answer)
     assert choice["states"].keys() == {"decode-0", "decode-1"}
-    line = 'tidemill_adapter_judgements_total{result="counted",source="caller"}'
+    line = 'tidemill_adapters_judgements_total{result="counted",source="caller"}'
     assert await cluster.metric(line) == 24
 
 
