@@ -189,7 +189,7 @@ class PagerCore:
         """A page-in from this tier took so long, and stopped each running stream for `stall_s`."""
         row = self._node.rows[key]
         self.times.observe(row, tier, seconds, stall_s=stall_s)
-        self._price(row)
+        self._price_all()
 
     def observe(self, key: str, x: Numbers, utility: float, weight: float = 1.0) -> None:
         """How good an answer of this adapter was, 0..1; the caller sees to it that none counts twice."""
