@@ -23,6 +23,8 @@ _OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
 """Its Helm chart and its kustomization agree on this label only."""
 _NAMESPACE = "kubernetes.io/metadata.name"
 _DEFAULT_PORTS = {"http": 80, "https": 443, "redis": REDIS_PORT, "rediss": REDIS_PORT}
+_NODE_LOCAL_DNS = "169.254.20.10/32"
+"""Where the name server of a node answers, on clusters that have one on every node."""
 _PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"]
 
 
@@ -213,4 +215,4 @@ def _ports(*ports: int, protocol: str = "TCP") -> Manifest:
 def _dns() -> Manifest:
     """Answers come from the cluster's own name servers; nothing works without them."""
     both = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-    return {"to": [_namespace("kube-system")], "ports": both}
+    return {"to": [_namespace("kube-system"), {"ipBlock": {"cidr": _NODE_LOCAL_DNS}}], "ports": both}

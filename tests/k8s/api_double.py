@@ -6,6 +6,7 @@ ever started. HTTP is in `api_http`.
 """
 
 import copy
+import functools
 import itertools
 import threading
 import uuid
@@ -133,13 +134,14 @@ class ApiDouble:
             key = self._key(resource, namespace, name)
             return self._store(resource, key, before, value, before.applied, strict=strict, dry_run=dry_run)
 
-    def merge(self, resource, namespace, name, patch, *, strict, dry_run):
-        """JSON merge patch (RFC 7386)."""
+    def merge(self, resource, namespace, name, patch, *, manager, strict, dry_run):
+        """JSON merge patch (RFC 7386). What it changes is the manager's from then on."""
         with self._changed:
             before = self._found(resource, namespace, name)
             value = _merged(before.value, patch)
             key = self._key(resource, namespace, name)
-            return self._store(resource, key, before, value, before.applied, strict=strict, dry_run=dry_run)
+            applied = _taken_over(before, value, f"{manager} (update)")
+            return self._store(resource, key, before, value, applied, strict=strict, dry_run=dry_run)
 
     def apply(self, resource, namespace, name, value, *, manager, force, strict, dry_run):
         """Server-side apply: what the manager applied before and leaves out now goes; other managers' fields
@@ -351,6 +353,19 @@ def _leaves(value, path=()):
             for found, leaf in _leaves(entry, (*path, name)).items()
         }
     return {path: value}
+
+
+def _taken_over(before, value, manager):
+    """Who owns what after a change that was no apply: who changes a field takes it from the others."""
+    old, new = _leaves(before.value), _leaves(value)
+    changed = {path: leaf for path, leaf in new.items() if path not in old or old[path] != leaf}
+    applied = copy.deepcopy(before.applied)
+    for path, leaf in changed.items():
+        for theirs in applied.values():
+            _remove(theirs, path)
+        nested = functools.reduce(lambda inner, name: {name: inner}, reversed(path), leaf)
+        applied[manager] = _merged(applied.get(manager, {}), nested)
+    return applied
 
 
 def _remove(value, path):

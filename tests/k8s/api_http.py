@@ -132,14 +132,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _patch(self):
         resource, namespace, name = self._place()
+        manager = self.query.get("fieldManager", "unknown")
         if "apply-patch" not in self.headers["Content-Type"]:
-            return self.double.merge(resource, namespace, name, self.body, **self._mode())
+            return self.double.merge(resource, namespace, name, self.body, manager=manager, **self._mode())
         return self.double.apply(
             resource,
             namespace,
             name,
             self.body,
-            manager=self.query["fieldManager"],
+            manager=manager,
             force=self.query.get("force") == "true",
             **self._mode(),
         )

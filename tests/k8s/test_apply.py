@@ -107,6 +107,23 @@ def test_another_hand_is_not_overwritten_unasked(cluster, tmp_path):
     assert found == "1"
 
 
+def test_what_the_autoscaler_has_written_is_a_conflict_that_force_takes_back(cluster):
+    """It keeps sizes in the list of groups, which is one field: docs/operations.md says what to type."""
+    apply(cluster, FOLDERS["base"])
+    (ray,) = copy.deepcopy(of_kind(built_objects("base"), "RayCluster"))
+    sizes = ray["spec"]["workerGroupSpecs"]
+    sizes[2]["replicas"] = 5
+    patch = json.dumps({"spec": {"workerGroupSpecs": sizes}})
+    place = ("raycluster", "tidemill", "-n", "tidemill")
+    cluster("patch", *place, "--type=merge", "--field-manager=autoscaler", "-p", patch)
+    apply_same = apply(cluster, FOLDERS["base"], check=False)
+    assert apply_same.returncode == 1
+    assert ".spec.workerGroupSpecs" in apply_same.stderr
+    apply(cluster, FOLDERS["base"], "--force-conflicts")
+    found = json.loads(cluster("get", *place, "-o", "json").stdout)
+    assert found["spec"]["workerGroupSpecs"][2]["replicas"] == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "value", "said"),
     [
