@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from operators.cli.commands import adapters, cache, dashboards, keys, metrics, offline, render
+from operators.cli.commands import adapters, cache, dashboards, keys, metrics, offline, render, sbom
 from operators.cli.commands.options import HELP, JsonOption, UrlOption, guarded
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +128,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(dashboards.app, name="dashboards")
 keys.register(app)
+sbom.register(app)
 
 
 def main() -> None:
