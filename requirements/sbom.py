@@ -127,7 +127,7 @@ def installed_licence(name: str) -> str:
 
 def declared_licence(package: Distribution) -> str:
     """By PEP 639's expression, else by its classifiers, else by what its free text says."""
-    metadata = package.metadata
+    metadata: Any = package.metadata
     expression = metadata.get("License-Expression")
     if expression:
         return str(expression)
