@@ -55,6 +55,7 @@ class HttpPort:
                 access_log=False,
                 log_config=None,
                 lifespan="on",
+                interface="asgi3",  # else a bound method is taken for an application of the old ASGI 2
                 timeout_keep_alive=75,
                 h11_max_incomplete_event_size=1 << 20,
             )

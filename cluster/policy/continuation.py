@@ -72,7 +72,7 @@ def not_continued(surface: Surface, body: Mapping[str, Any], *, one_sequence: bo
     grounds = (
         (NotContinued.SURFACE, surface not in {Surface.CHAT, Surface.COMPLETIONS}),
         (NotContinued.SEVERAL_SEQUENCES, not one_sequence),
-        (NotContinued.LOGPROBS, body.get("logprobs") not in {None, False}),
+        (NotContinued.LOGPROBS, not (body.get("logprobs") is None or body.get("logprobs") is False)),
         (NotContinued.TOOLS, any(body.get(name) for name in _TOOLS)),
         (NotContinued.GRAMMAR, not plain or any(body.get(name) for name in _GRAMMARS)),
         (NotContinued.COUNTED_OUTPUT, any(body.get(name) for name in _COUNTING) or _counts_aloud(body)),
@@ -121,6 +121,8 @@ def _counts_aloud(body: Mapping[str, Any]) -> bool:
 
 def _is_text(messages: Any) -> bool:
     """Whether a conversation holds nothing but text: images are no tokens that could be sent again."""
-    contents = [turn.get("content") for turn in messages or () if isinstance(turn, dict)]
+    turns = messages if isinstance(messages, list) else []
+    contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
     parts = [part for content in contents if isinstance(content, list) for part in content]
-    return all(isinstance(part, dict) and part.get("type") in {None, "text"} for part in parts)
+    kinds = [part.get("type", "text") if isinstance(part, dict) else None for part in parts]
+    return all(kind == "text" for kind in kinds)

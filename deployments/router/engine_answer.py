@@ -23,6 +23,7 @@ from deployments.router.adapter_request import AdapterRequest
 from deployments.router.core import RouterCore
 from deployments.router.energy import EnergyEntry
 from deployments.router.errors import ApiError, overloaded
+from deployments.router.going_on import Broken, go_on
 from deployments.router.grant import Grant, Grants
 from deployments.router.relay import Relay, Relayed
 from deployments.router.requests import ParsedRequest, answer_body, prefill_body
@@ -112,7 +113,14 @@ class EngineAnswer:
             exclude.add(grant.view.replica_id)
             self._core.metrics.replica_failed(grant.view.pool)
             if self._responder.started:
-                await self._continue(failure, exclude)
+                await go_on(
+                    self._core,
+                    self.signals,
+                    Broken(failure, exclude, self.reasons),
+                    relay=lambda: self._relay,
+                    attempt=self._attempt,
+                    anybody_left=self._anybody_left,
+                )
                 return
             self.reasons.append(Reason.RETRIED)
             self._core.metrics.retry(Reason.REPLICA_FAILED)
@@ -122,42 +130,6 @@ class EngineAnswer:
             await asyncio.sleep(_BACK_OFF_S * number)
             if not self._anybody_left(exclude):
                 exclude.clear()
-
-    async def _continue(self, failure: ReplicaError, exclude: set[ReplicaId]) -> None:
-        """Let other replicas go on with a stream that has begun.
-
-        Raises:
-            ApiError: none can, or those that tried failed too.
-        """
-        grants = Grants(self._core)
-        why_not = ""
-        for number in range(1, self._core.config.gateway.continuation.max_attempts + 1):
-            relay = self._relay
-            assert relay is not None  # noqa: S101 - it has begun the stream
-            seam, so_far = relay.break_off(), relay.so_far
-            if so_far.finished:
-                await relay.close()
-                return
-            if seam is None:
-                self.reasons.append(Reason.NOT_CONTINUED)
-                why_not = f" No other replica goes on with it ({so_far.refused})."
-                break
-            if number > 1:
-                await asyncio.sleep(_BACK_OFF_S * number)
-                if not self._anybody_left(exclude):
-                    exclude.clear()
-            self.reasons.append(Reason.CONTINUED)
-            self._core.metrics.retry(Reason.CONTINUED)
-            signals = replace(self.signals, prompt_tokens=so_far.prompt_tokens + seam.tokens)
-            grant = await grants.take(signals, exclude, may_split=False)
-            failed = await self._attempt(grant)
-            if failed is None:
-                return
-            failure = failed
-            exclude.add(grant.view.replica_id)
-            self._core.metrics.replica_failed(grant.view.pool)
-        message = f"The engine failed in the middle of the answer: {failure}.{why_not}"
-        raise ApiError(status=502, message=message, code="engine_failed") from failure
 
     def _is_refused_by_all(self, failure: ReplicaError, exclude: set[ReplicaId]) -> bool:
         """Whether no replica has the adapter; asking them once more would not bring it."""

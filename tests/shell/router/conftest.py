@@ -39,7 +39,7 @@ from deployments.messages import (
     ServiceReport,
 )
 from deployments.model_learning.service import ModelLearner
-from deployments.router import engine_answer
+from deployments.router import engine_answer, going_on
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
@@ -440,6 +440,7 @@ async def start_cluster(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Async
     """Starts clusters: changes to the configuration, what stands in for which engine ("closed": nobody)."""
     # What is tested is that others are asked, not how patiently.
     monkeypatch.setattr(engine_answer, "_BACK_OFF_S", 0.01)
+    monkeypatch.setattr(going_on, "_BACK_OFF_S", 0.01)
     monkeypatch.setattr(uvicorn.server, "asyncio", _HurriedAsyncio())
     monkeypatch.setenv("TIDEMILL_CACHE", str(tmp_path / "cache"))
     async with _Site() as site:
