@@ -9,8 +9,9 @@ import asyncio
 import itertools
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,27 @@ class OpenRun:
     """How late the generator itself sent each request; large values make the other figures void."""
 
 
-async def run_open(target: Target, arrivals: Iterable[Arrival], load: OpenLoad) -> OpenRun:
-    """Send the arrivals in their time; returns when every answer has ended."""
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A request of an open loop."""
+
+    at_s: float
+    """After the beginning."""
+    send: Callable[[float], Coroutine[Any, Any, Outcome]]
+    """From the loop time at which it is due."""
+
+
+async def drive(requests: Iterable[Due], *, duration_s: float, in_flight_max: int) -> OpenRun:
+    """Send requests in their time; returns when every answer has ended.
+
+    Args:
+        requests: in order of time.
+        duration_s: none begins later than this.
+        in_flight_max: one that would be one more is not sent and counts as failed.
+    """
     loop = asyncio.get_running_loop()
-    client = StreamClient(target, timeout_s=load.timeout_s)
-    rng = random.Random(load.seed)
-    run = OpenRun(outcomes=[], late_s=[])
+    late_s: list[float] = []
+    run = OpenRun(outcomes=[], late_s=late_s)
     began_at_s = loop.time()
     in_flight: set[asyncio.Task[Outcome]] = set()
 
@@ -77,28 +93,44 @@ async def run_open(target: Target, arrivals: Iterable[Arrival], load: OpenLoad) 
 
     progress = asyncio.create_task(_report_progress(run, in_flight))
     try:
-        for number, arrival in enumerate(itertools.islice(arrivals, load.requests)):
-            due_s = arrival.at_s / load.rate_scale
-            if due_s >= load.duration_s:
+        for request in requests:
+            if request.at_s >= duration_s:
                 break
-            due_at_s = began_at_s + due_s
-            body = _body(load, arrival, rng, number)
+            due_at_s = began_at_s + request.at_s
             await asyncio.sleep(max(0.0, due_at_s - loop.time()))
-            assert run.late_s is not None  # noqa: S101 - set above
-            run.late_s.append(max(0.0, loop.time() - due_at_s))
-            if len(in_flight) >= load.in_flight_max:
+            late_s.append(max(0.0, loop.time() - due_at_s))
+            if len(in_flight) >= in_flight_max:
                 run.client_full += 1
                 continue
-            task = asyncio.create_task(client.send(body, arrived_at_s=due_at_s))
+            task = asyncio.create_task(request.send(due_at_s))
             in_flight.add(task)
             task.add_done_callback(ended)
         await asyncio.gather(*in_flight)
         await asyncio.sleep(0)
     finally:
         progress.cancel()
-        client.close()
     run.elapsed_s = loop.time() - began_at_s
     return run
+
+
+async def run_open(target: Target, arrivals: Iterable[Arrival], load: OpenLoad) -> OpenRun:
+    """Send the arrivals in their time; returns when every answer has ended."""
+    client = StreamClient(target, timeout_s=load.timeout_s)
+    rng = random.Random(load.seed)
+
+    def requests() -> Iterator[Due]:
+        for number, arrival in enumerate(itertools.islice(arrivals, load.requests)):
+            body = _body(load, arrival, rng, number)
+            yield Due(arrival.at_s / load.rate_scale, partial(_send, client, body))
+
+    try:
+        return await drive(requests(), duration_s=load.duration_s, in_flight_max=load.in_flight_max)
+    finally:
+        client.close()
+
+
+async def _send(client: StreamClient, body: dict[str, Any], due_at_s: float) -> Outcome:
+    return await client.send(body, arrived_at_s=due_at_s)
 
 
 async def _report_progress(run: OpenRun, in_flight: set[asyncio.Task[Outcome]]) -> None:
