@@ -48,7 +48,7 @@ async def cluster(config_path: Path, *, admin_key: str, start_timeout_s: float) 
     Raises:
         BenchError: it did not become ready; its output is on stderr.
     """
-    command = _tidemill()
+    command = tidemill_command()
     # State of its own, so that a cluster of the user's is neither found nor stopped.
     state = tempfile.mkdtemp(prefix="tidemill-bench-")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TIDEMILL_STATE": state}
@@ -81,7 +81,8 @@ async def cluster(config_path: Path, *, admin_key: str, start_timeout_s: float) 
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _tidemill() -> list[str]:
+def tidemill_command() -> list[str]:
+    """How `tidemill` is called here."""
     beside = Path(sys.executable).parent / "tidemill"
     found = str(beside) if beside.exists() else shutil.which("tidemill")
     if found is None:
@@ -130,7 +131,12 @@ def cluster_environment(process: Process) -> dict[str, str]:
     raise BenchError("found no process of the cluster that `tidemill up` started")
 
 
-async def _run(*arguments: str, environment: dict[str, str], timeout_s: float) -> None:
+async def run_module(*arguments: str, environment: dict[str, str], timeout_s: float) -> None:
+    """Run `python -m` with these arguments to its end.
+
+    Raises:
+        BenchError: it failed or took too long.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *arguments, cwd=ROOT, env={**environment, "PYTHONPATH": str(ROOT)}
     )
@@ -173,12 +179,19 @@ def _urls(value: Any) -> Iterator[str]:
             yield from _urls(part)
 
 
-async def _wait_for_answer(base: str, model: str) -> None:
-    """Return when the pipeline answers: the ingress learns of a new application a moment after Serve."""
+async def wait_for_answer(
+    base: str, model: str, *, api_key: str | None = None, timeout_s: float = _ANSWER_TIMEOUT_S
+) -> None:
+    """Return when a server answers: an ingress learns of a new application a moment after Serve.
+
+    Raises:
+        BenchError: it did not in time.
+    """
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     body = {"model": model, "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 1}
     last: Any = None
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_ANSWER_TIMEOUT_S), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(timeout_s), aiohttp.ClientSession(headers=headers) as session:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     async with session.post(f"{base}/v1/chat/completions", json=body) as got:
@@ -201,10 +214,10 @@ async def bench(config_path: Path, config: TidemillConfig, arguments: list[str],
     start_timeout_s = config.local_cluster.start_timeout_s
     async with cluster(config_path, admin_key=admin_key, start_timeout_s=start_timeout_s) as process:
         deploy = ("load_tests.deploy_handles", "--config", str(config_path))
-        await _run(*deploy, environment=cluster_environment(process), timeout_s=_DEPLOY_TIMEOUT_S)
+        await run_module(*deploy, environment=cluster_environment(process), timeout_s=_DEPLOY_TIMEOUT_S)
         for prefix in (*_PIPELINES, ""):
-            await _wait_for_answer(gateway + prefix, model)
-        await _run(
+            await wait_for_answer(gateway + prefix, model)
+        await run_module(
             "load_tests.relay_vs_handles",
             *("--relay-url", gateway),
             *("--handles-url", gateway + _PIPELINES[0], "--handles-optimised-url", gateway + _PIPELINES[1]),

@@ -36,14 +36,18 @@ class ClosedLoad:
     prompt_tokens: int = 32
     output_tokens: int = 50
     stream: bool = True
+    temperature: float = 0.0
+    """Above 0, equal requests need not get equal answers, and no cache is asked."""
     seed: int = 0
     timeout_s: float = 120.0
 
 
-async def run_closed(target: Target, load: ClosedLoad) -> tuple[list[Outcome], float]:
+async def run_closed(
+    target: Target, load: ClosedLoad, *, api_key: str | None = None
+) -> tuple[list[Outcome], float]:
     """Send the load; returns the outcomes and the seconds from the first request to the last byte."""
     loop = asyncio.get_running_loop()
-    client = StreamClient(target, timeout_s=load.timeout_s)
+    client = StreamClient(target, timeout_s=load.timeout_s, api_key=api_key)
     rng = random.Random(load.seed)
     numbers = itertools.count()
     outcomes: list[Outcome] = []
@@ -70,7 +74,7 @@ def _body(load: ClosedLoad, rng: random.Random, number: int) -> dict[str, Any]:
         "model": load.model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": load.output_tokens,
-        "temperature": 0,
+        "temperature": load.temperature,
         "ignore_eos": True,
         "stream": load.stream,
     }
