@@ -15,6 +15,7 @@ from cluster.config.root import TidemillConfig
 from cluster.config.routing import DisaggregationConfig
 from cluster.entities.workload import Surface
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens
+from deployments.router.adapter_admin import VLLM_PATHS
 from operators.cli.app import app
 
 FOLDERS = (
@@ -32,6 +33,7 @@ WRITTEN_LATER = ("load_tests/results/",)
 SECTIONS = tuple(TidemillConfig.model_fields)
 HOSTS = {"127.0.0.1", "keepachangelog.com", "ray-project.github.io"}
 OWN_ADDRESSES = {surface.value for surface in Surface} | {"/", "/health", "/ready", "/metrics", "/v1/models"}
+OWN_ADDRESSES |= set(VLLM_PATHS)
 
 
 def without_blocks(text):
