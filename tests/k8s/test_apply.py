@@ -85,41 +85,48 @@ def test_going_from_one_configuration_to_another_shows_first_and_changes_what_di
     assert [g["groupName"] for g in groups["spec"]["workerGroupSpecs"]] == ["gateway", "h100", "l4"]
 
 
-def written(tmp_path, *objects):
-    path = tmp_path / "objects.yaml"
+def written(folder, *objects):
+    folder.mkdir(exist_ok=True)
+    path = folder / "objects.yaml"
     path.write_text(yaml.safe_dump_all(objects), encoding="utf-8")
     return path
 
 
+def only(tmp_path, kind):
+    """A file with one object of the base, and the namespace it is in."""
+    (found, *_) = of_kind(built_objects("base"), kind)
+    return written(tmp_path, built_objects("base")[0], found), copy.deepcopy(found)
+
+
 def test_another_hand_is_not_overwritten_unasked(cluster, tmp_path):
-    """What somebody scaled by hand is a conflict for the next apply, with the field's name."""
-    apply(cluster, FOLDERS["base"])
-    budget = copy.deepcopy(of_kind(built_objects("base"), "PodDisruptionBudget")[0])
+    """What somebody set by hand is a conflict for the next apply, with the field's name."""
+    ours, budget = only(tmp_path / "ours", "PodDisruptionBudget")
+    cluster("apply", "--server-side", "-f", ours)
     budget["spec"]["minAvailable"] = 7
-    theirs = written(tmp_path, budget)
+    theirs = written(tmp_path / "theirs", budget)
     cluster("apply", "--server-side", "--field-manager=somebody", "--force-conflicts", "-f", theirs)
-    refused = apply(cluster, FOLDERS["base"], check=False)
+    refused = cluster("apply", "--server-side", "-f", ours, check=False)
     assert refused.returncode == 1
     assert ".spec.minAvailable" in refused.stderr
-    apply(cluster, FOLDERS["base"], "--force-conflicts")
+    cluster("apply", "--server-side", "--force-conflicts", "-f", ours)
     name = budget["metadata"]["name"]
     found = cluster("get", "pdb", name, "-n", "tidemill", "-o", "jsonpath={.spec.minAvailable}").stdout
     assert found == "1"
 
 
-def test_what_the_autoscaler_has_written_is_a_conflict_that_force_takes_back(cluster):
+def test_what_the_autoscaler_has_written_is_a_conflict_that_force_takes_back(cluster, tmp_path):
     """It keeps sizes in the list of groups, which is one field: docs/operations.md says what to type."""
-    apply(cluster, FOLDERS["base"])
-    (ray,) = copy.deepcopy(of_kind(built_objects("base"), "RayCluster"))
+    ours, ray = only(tmp_path / "ours", "RayCluster")
+    cluster("apply", "--server-side", "-f", ours)
     sizes = ray["spec"]["workerGroupSpecs"]
     sizes[2]["replicas"] = 5
     patch = json.dumps({"spec": {"workerGroupSpecs": sizes}})
     place = ("raycluster", "tidemill", "-n", "tidemill")
     cluster("patch", *place, "--type=merge", "--field-manager=autoscaler", "-p", patch)
-    apply_same = apply(cluster, FOLDERS["base"], check=False)
-    assert apply_same.returncode == 1
-    assert ".spec.workerGroupSpecs" in apply_same.stderr
-    apply(cluster, FOLDERS["base"], "--force-conflicts")
+    refused = cluster("apply", "--server-side", "-f", ours, check=False)
+    assert refused.returncode == 1
+    assert ".spec.workerGroupSpecs" in refused.stderr
+    cluster("apply", "--server-side", "--force-conflicts", "-f", ours)
     found = json.loads(cluster("get", *place, "-o", "json").stdout)
     assert found["spec"]["workerGroupSpecs"][2]["replicas"] == 2
 
