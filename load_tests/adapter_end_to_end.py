@@ -29,7 +29,7 @@ import yaml
 from deployments.engine.adapter_making import made_adapters
 from deployments.engine.weights import default_cache_dir
 from load_tests import adapter_faults
-from load_tests.adapter_engine import REPORT_PATH
+from load_tests.adapter_engine import KINDS, REPORT_PATH
 from load_tests.adapter_faults import Bench
 from load_tests.adapter_trace import Answer, replay, trace
 from load_tests.record import circumstances
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--tokens-max", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="traces, one after the other (%(default)s)")
-    parser.add_argument("--policies", nargs="+", choices=["lru", "pager"], default=["lru", "pager"])
+    parser.add_argument("--policies", nargs="+", choices=KINDS, default=["lru", "pager"])
     parser.add_argument("--paging-policy", default="hybrid", help="of the pager (%(default)s)")
     parser.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()

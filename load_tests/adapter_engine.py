@@ -1,7 +1,8 @@
 """One engine with LoRA adapters as a process of its own, without Ray: what the end-to-end measurement drives.
 
 `pager` is the engine as a replica runs it. `lru` is the same engine as vLLM ships it: every adapter is listed
-in `--lora-modules`, and vLLM loads one within a step when a request that is scheduled needs it.
+in `--lora-modules`, and vLLM loads one within a step when a request that is scheduled needs it. `lru_host` is
+that with room in memory for all adapters (`--max-cpu-loras`), so that none is read twice.
 Prints one line of JSON when it serves: {"url": …}.
 """
 
@@ -22,6 +23,7 @@ from deployments.engine.weights import default_cache_dir, resolve_weights
 from deployments.http_port import HttpPort
 
 REPORT_PATH = "/report"
+KINDS = ("lru", "lru_host", "pager")
 _WATCH_S = 0.2
 
 
@@ -53,7 +55,7 @@ class _WithReport:
         await send({"type": "http.response.body", "body": body})
 
 
-def _plain(config: TidemillConfig, pool_name: str) -> TidemillConfig:
+def _plain(config: TidemillConfig, pool_name: str, *, all_in_memory: bool) -> TidemillConfig:
     """The same pool with vLLM's own handling of adapters; their sources must be folders."""
     pool = config.pools[pool_name]
     limits = pool.adapters
@@ -68,6 +70,7 @@ def _plain(config: TidemillConfig, pool_name: str) -> TidemillConfig:
         "max_loras": limits.slots,
         "max_lora_rank": limits.rank_max,
         "lora_modules": modules,
+        "max_cpu_loras": len(modules) if all_in_memory else limits.slots,
     }
     engine = pool.engine.model_copy(update={"args": {**pool.engine.args, **lora}})
     plain = pool.model_copy(update={"engine": engine, "adapters": None})
@@ -77,8 +80,8 @@ def _plain(config: TidemillConfig, pool_name: str) -> TidemillConfig:
 async def serve(config: TidemillConfig, *, kind: str, state_dir: str) -> None:
     """Serve until the engine dies; then end like a replica: at once."""
     (pool_name,) = config.pools
-    if kind == "lru":
-        config = _plain(config, pool_name)
+    if kind != "pager":
+        config = _plain(config, pool_name, all_in_memory=kind == "lru_host")
     pool = config.pools[pool_name]
     assert isinstance(pool.engine, VllmEngine)  # noqa: S101 - it is measured with vLLM
     model = config.models[pool.model]
@@ -103,7 +106,7 @@ async def serve(config: TidemillConfig, *, kind: str, state_dir: str) -> None:
 def main() -> None:
     """Serve the one pool of a configuration."""
     parser = argparse.ArgumentParser(description="One engine with LoRA adapters, without Ray.")
-    parser.add_argument("kind", choices=["pager", "lru"])
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("config", type=Path)
     parser.add_argument("--state", default="", help="where the pager keeps what it learns")
     options = parser.parse_args()
