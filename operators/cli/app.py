@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from operators.cli.commands import adapters, cache, dashboards, keys, metrics, offline, render, sbom
+from operators.cli.commands import adapters, bench, cache, dashboards, keys, metrics, offline, render, sbom
 from operators.cli.commands.options import HELP, JsonOption, UrlOption, guarded
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +122,7 @@ def chat(
 
 
 offline.register(app)
+bench.register(app)
 render.register(app)
 app.add_typer(cache.app, name="cache")
 app.add_typer(adapters.app, name="adapters")
