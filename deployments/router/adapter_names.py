@@ -44,6 +44,8 @@ class AdapterNames:
         """With the hashes that replicas know and it does not."""
         self._cards: dict[str, AdapterCard] = {}
         self._in_transition: set[str] = set()
+        self._weights: dict[tuple[str, str], str | None] = {}
+        self._places: dict[str, list[tuple[ReplicaReport, AdapterTier, bool]]] = {}
         self._reports: Sequence[ReplicaReport] = ()
         self._refresh()
 
@@ -64,8 +66,10 @@ class AdapterNames:
 
     def _refresh(self) -> None:
         told: dict[tuple[str, str], set[str]] = {}
+        self._places, self._weights = {}, {}
         for report in self._reports:
             for found in report.adapters:
+                self._places.setdefault(found.name, []).append((report, found.tier, found.pinned))
                 if found.sha256 and report.phase is ReplicaPhase.READY:
                     told.setdefault((report.model, found.name), set()).add(found.sha256)
         cards = []
@@ -131,11 +135,13 @@ class AdapterNames:
         None while they are not known, or replicas differ: then an answer may be of either weights. For an
         adapter that is left open, all of the model's adapters count.
         """
-        cards = [self._cards[adapter]] if adapter in self._cards else self.cards(model)
-        if not cards or any(card.name in self._in_transition for card in cards):
-            return None
-        told = "\n".join(f"{card.name} {card.sha256}" for card in cards)
-        return hashlib.sha256(told.encode()).hexdigest()
+        known = (model, adapter)
+        if known not in self._weights:
+            cards = [self._cards[adapter]] if adapter in self._cards else self.cards(model)
+            certain = cards and not any(card.name in self._in_transition for card in cards)
+            told = "\n".join(f"{card.name} {card.sha256}" for card in cards)
+            self._weights[known] = hashlib.sha256(told.encode()).hexdigest() if certain else None
+        return self._weights[known]
 
     def same_weights(self, adapter: str, one: ReplicaReport, other: ReplicaReport) -> bool:
         """Whether two replicas know an adapter by the same weights, or one of them does not know it yet."""
@@ -145,11 +151,6 @@ class AdapterNames:
         ]
         return not all(found) or found[0] == found[1]
 
-    def residency(self, adapter: str) -> list[tuple[ReplicaReport, AdapterTier, bool]]:
+    def residency(self, adapter: str) -> Sequence[tuple[ReplicaReport, AdapterTier, bool]]:
         """Where an adapter lies, and whether it is pinned there."""
-        return [
-            (report, found.tier, found.pinned)
-            for report in self._reports
-            for found in report.adapters
-            if found.name == adapter
-        ]
+        return self._places.get(adapter, ())

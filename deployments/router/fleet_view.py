@@ -117,6 +117,8 @@ class FleetPicture:
         """What all other routers have in flight."""
         self._heard_at_s = 0.0
         self._reports: dict[ReplicaId, ReplicaReport] = {}
+        self._tiers: dict[ReplicaId, dict[str, AdapterTier]] = {}
+        """Where replicas have adapters, by name."""
         self._loads: dict[ReplicaId, _Load] = {}
         self.services: tuple[ServiceReport, ...] = ()
         self._listeners: list[Callable[[], None]] = []
@@ -141,6 +143,10 @@ class FleetPicture:
             if known is not None and _clears(known) != _clears(report):
                 self.memory.prefixes.forget(report.replica_id)
         self._reports = {report.replica_id: report for report in fleet.replicas}
+        self._tiers = {
+            report.replica_id: {found.name: found.tier for found in report.adapters}
+            for report in fleet.replicas
+        }
         self.services = fleet.services
         self.version = fleet.version
         self.plan = fleet.plan
@@ -183,7 +189,7 @@ class FleetPicture:
         if signals.adapter:
             found = [report for report in found if report.pool in self._adapter_pools]
             # One that has just started may not have the catalogue yet.
-            found = [report for report in found if _tier(report, signals.adapter) is not None] or found
+            found = [report for report in found if signals.adapter in self._tiers[report.replica_id]] or found
         return tuple(self._view(report, signals) for report in found)
 
     def _view(self, report: ReplicaReport, signals: RequestSignals) -> ReplicaView:
@@ -194,7 +200,7 @@ class FleetPicture:
                 report.replica_id, signals.block_hashes, now_s=self._now_s()
             )
             cached = min(blocks * signals.block_tokens, signals.prompt_tokens)
-        tier = _tier(report, signals.adapter) if signals.adapter else None
+        tier = self._tiers[report.replica_id].get(signals.adapter) if signals.adapter else None
         return ReplicaView(
             replica_id=report.replica_id,
             pool=report.pool,
@@ -343,8 +349,3 @@ class FleetPicture:
 
 def _clears(report: ReplicaReport) -> int:
     return 0 if report.prefix_cache is None else report.prefix_cache.clears
-
-
-def _tier(report: ReplicaReport, adapter: str) -> AdapterTier | None:
-    """Where a replica has an adapter."""
-    return next((found.tier for found in report.adapters if found.name == adapter), None)
