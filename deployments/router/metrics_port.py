@@ -20,14 +20,33 @@ _GRACE_S = 1.0
 _GOODBYE_TIMEOUT_S = 2.0
 
 
+class _MetricsPage:
+    """The application. An object: uvicorn takes a bound method for an application of the old ASGI 2."""
+
+    def __init__(self, core: RouterCore) -> None:
+        self._admin = Admin(core)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+            return
+        responder = Responder(send)
+        if scope["path"] == "/metrics":
+            await self._admin.metrics(responder)
+        else:
+            await responder.json(404, {"error": {"message": "Only /metrics is here."}})
+
+
 class MetricsPort:
     """The port, and the report of where it is."""
 
     def __init__(self, core: RouterCore, directory: DirectoryClient) -> None:
         self._core = core
         self._directory = directory
-        self._admin = Admin(core)
-        self._http = HttpPort(self._answer, host=own_host())
+        self._http = HttpPort(_MetricsPage(core), host=own_host())
         self._reports: asyncio.Task[Any] | None = None
 
     async def start(self) -> None:
@@ -51,15 +70,3 @@ class MetricsPort:
             url=self._http.url,
             observed_at_s=time.time(),
         )
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
-            return
-        responder = Responder(send)
-        if scope["path"] == "/metrics":
-            await self._admin.metrics(responder)
-        else:
-            await responder.json(404, {"error": {"message": "Only /metrics is here."}})
