@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from cluster.entities.workload import Surface
+from deployments.adapter_messages import LEARNED_PATH
 from deployments.router import adapter_outcomes
 from deployments.router.requests import parse
 from tests.adapter_files import write_adapter
@@ -198,16 +199,15 @@ def decision_id(answer):
 
 
 async def until_learnt(cluster, total):
-    """Wait until routers have heard what nodes have learnt."""
-    nodes = [engine.paged.pager.core.statistics for engine in cluster.engines.values() if engine.paged]
-    await cluster.until(lambda: sum(node.version for node in nodes) >= total)
+    """Wait until the router has heard what the nodes have learnt."""
+    nodes = {name: engine for name, engine in cluster.engines.items() if engine.paged}
+    learnt = [engine.paged.pager.core.statistics for engine in nodes.values()]
+    await cluster.until(lambda: sum(node.version for node in learnt) >= total)
     states = cluster.core.adapters._states
-    versions = {
-        name: f"{engine.paged.pager.core.statistics.source}-{engine.paged.pager.changes}"
-        for name, engine in cluster.engines.items()
-        if engine.paged
-    }
-    await cluster.until(lambda: all(states.version(name) == wanted for name, wanted in versions.items()))
+    for name, engine in nodes.items():
+        async with cluster.http.get(engine.report.url + LEARNED_PATH) as response:
+            version = (await response.json())["version"]
+        await cluster.until(lambda name=name, version=version: states.version(name) == version)
 
 
 async def test_feedback_reaches_the_node_that_answered_and_moves_choices(cluster):
