@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.entities.adapters import AdapterCatalogue
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
 from deployments.directory import state as directory
 from deployments.directory.state import (
@@ -14,7 +15,7 @@ from deployments.directory.state import (
     WATCHER_EXPIRY_S,
     DirectoryState,
 )
-from deployments.messages import ServiceReport
+from deployments.messages import PublishedAdapters, ServiceReport
 
 A = ReplicaId("a")
 REPORT = ReplicaReport(
@@ -273,3 +274,16 @@ def test_a_drained_replica_is_safe_to_stop_only_when_no_watcher_knows_it_as_read
             if phase is ReplicaPhase.DRAINING and state.routed_around(replica, now_s=now_s):
                 live = [held for at_s, held in holds.values() if now_s - at_s <= WATCHER_EXPIRY_S]
                 assert all(held.get(replica) is not ReplicaPhase.READY for held in live)
+
+
+def test_a_new_catalogue_of_adapters_is_news_and_a_round_without_one_is_not():
+    state = DirectoryState(version=1)
+    assert state.fleet().adapters is None
+    first = PublishedAdapters(at_s=1.0, catalogue=AdapterCatalogue(version=5))
+    assert state.publish_adapters(first)
+    assert (state.version, state.fleet().adapters) == (2, first)
+    later = PublishedAdapters(at_s=2.0, catalogue=AdapterCatalogue(version=5))
+    assert not state.publish_adapters(later)
+    assert (state.version, state.fleet().adapters) == (2, later)
+    assert state.publish_adapters(PublishedAdapters(at_s=3.0, catalogue=AdapterCatalogue(version=6)))
+    assert state.version == 3
