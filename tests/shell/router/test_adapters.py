@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from cluster.entities.workload import Surface
+from cluster.replay import from_json, redecide
 from deployments.adapter_messages import LEARNED_PATH
 from deployments.router import adapter_outcomes
 from deployments.router.requests import parse
@@ -114,6 +115,12 @@ async def test_requests_go_to_who_holds_the_adapter(cluster):
     held = {view["replica_id"]: view["adapters"] for view in views}
     assert held[first.headers["x-tidemill-replica"]] == ["law"]
     assert sorted(map(len, held.values())) == [0, 1]
+
+
+async def test_a_request_for_an_adapter_is_decided_again_from_its_record(cluster):
+    for name in ("sim:law", "sim:code", "sim:auto", "sim"):
+        record = from_json(await cluster.decision(await ask(cluster, name)))
+        assert redecide(record, cluster.config.routing) == ()
 
 
 async def test_prefixes_of_other_adapters_are_other_prefixes(cluster):
