@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.entities.workload import Surface
-from deployments.router import feedback
+from deployments.router import feedback, openapi
 from deployments.router.adapter_admin import VLLM_PATHS
 from deployments.router.admin import Admin
 from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
@@ -42,6 +42,7 @@ class RouterApp:
             "/health": admin.health,
             "/ready": admin.ready,
             "/metrics": admin.metrics,
+            openapi.PATH: lambda responder: openapi.answer(core, responder),
         }
         self._status_page: StatusPage | None = None
         if core.config.status_page.enabled:

@@ -93,3 +93,45 @@ async def test_nothing_that_is_asked_breaks_the_router(cluster, seed):
         else:
             assert isinstance(orjson.loads(answer.content), dict), what
     await cluster.assert_idle()
+
+
+def _made(schema: dict[str, Any], chance: random.Random) -> Any:
+    """Something that a schema of the document allows."""
+    if "enum" in schema:
+        return chance.choice(schema["enum"])
+    kinds = schema.get("type", "null")
+    kind = chance.choice(kinds) if isinstance(kinds, list) else kinds
+    if kind == "object":
+        names = [
+            n
+            for n in schema.get("properties", {})
+            if n in schema.get("required", ()) or chance.random() < 0.4
+        ]
+        return {name: _made(schema["properties"][name], chance) for name in names}
+    if kind == "array":
+        item = schema.get("items", {"type": "string"})
+        return [_made(item, chance) for _ in range(max(schema.get("minItems", 0), chance.randint(0, 2)))]
+    plain = {"string": "tide", "integer": 3, "number": 0.5, "boolean": chance.random() < 0.5, "null": None}
+    return plain[kind]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_what_the_gateway_says_of_itself_is_what_it_does(cluster, seed):
+    chance = random.Random(seed)
+    document = (await cluster.get("/openapi.json")).json
+    assert document["openapi"].startswith("3.1")
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert set(operation["responses"]) >= {"200"}
+            if method == "get":
+                assert (await cluster.get(path)).status == 200, path
+                assert (await cluster.post(path, {})).status == 405, path
+                continue
+            assert (await cluster.get(path)).status == 405, path
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            for _ in range(12):
+                body = {**_made(schema, chance), "model": "sim"}
+                answer = await cluster.post(path, body)
+                told = set(operation["responses"])
+                assert str(answer.status) in told, f"seed {seed}: {path} {body} -> {answer.content[:300]!r}"
+    await cluster.assert_idle()
