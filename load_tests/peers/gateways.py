@@ -5,6 +5,7 @@ Each runs as its makers say it is run in production, in one process: what does n
 """
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ class Start:
 
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
+    api_key: str | None = None
+    """What its callers have to show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,7 @@ def _litellm(program: Path, engines: Sequence[str], model: str, port: int, folde
         parameters = {"model": f"openai/{model}", "api_base": f"{engine}/v1", "api_key": "none"}
         return {"model_name": model, "litellm_params": parameters}
 
+    key = f"sk-{secrets.token_urlsafe(24)}"  # it refuses to start without one
     settings = {"drop_params": False, "telemetry": False, "set_verbose": False}
     content = {"model_list": [entry(engine) for engine in engines], "litellm_settings": settings}
     path = folder / "litellm.yaml"
@@ -107,11 +111,13 @@ def _litellm(program: Path, engines: Sequence[str], model: str, port: int, folde
             *("--config", str(path), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"),
         ),
         environment={
+            "LITELLM_MASTER_KEY": key,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_TELEMETRY": "False",
             "LITELLM_LOG": "ERROR",
             "NO_PROXY": "127.0.0.1",
         },
+        api_key=key,
     )
 
 

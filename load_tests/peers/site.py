@@ -7,9 +7,10 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
@@ -159,13 +160,30 @@ async def _add(
     stack.push_async_callback(_stop, process)
     base = f"http://{_HOST}:{port}"
     try:
-        await wait_for_answer(base, site.model, timeout_s=_START_TIMEOUT_S)
+        waiting = wait_for_answer(base, site.model, api_key=start.api_key, timeout_s=_START_TIMEOUT_S)
+        await _unless_it_ends(process, waiting)
     except BenchError as error:
         said = (folder / f"{gateway.name}.log").read_text("utf-8", "replace")[-2000:]
         print(f"{gateway.name}: {error}\n{said}", file=sys.stderr)
         site.absent[gateway.name] = str(error)
         return
     site.targets[gateway.name] = parse_target(base)
+    site.api_keys |= {gateway.name: start.api_key} if start.api_key else {}
+
+
+async def _unless_it_ends(process: asyncio.subprocess.Process, waiting: Coroutine[Any, Any, None]) -> None:
+    """Wait, but no longer than the process lives.
+
+    Raises:
+        BenchError: it ended, or what was waited for did not come.
+    """
+    task, ended = asyncio.create_task(waiting), asyncio.create_task(process.wait())
+    await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    if not task.done():
+        task.cancel()
+        raise BenchError(f"it ended with status {process.returncode}")
+    await task
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

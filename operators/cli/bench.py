@@ -1,7 +1,7 @@
 """`tidemill bench`: a short load against a running gateway, and what came of it.
 
-The load and the client are those of `load_tests`; there are also open loops, traces, tenants and comparisons with
-other gateways (docs/benchmarks.md).
+The load and the client are those of `load_tests`, which also has open loops, traces, tenants and other
+gateways to compare with (docs/benchmarks.md).
 """
 
 import asyncio
