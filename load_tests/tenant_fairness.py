@@ -1,11 +1,10 @@
 """What a tenant that floods does to another one: time to first token of the calm one, and shares of tokens.
 
-Rounds of three arms against one running gateway, in turns, so that a machine that gets slower gets slower for
-all: `busy`, the neighbour asks for less than its share; `flood`, it asks for several times what the engines
-can do; `one_line`, the same flood, but the calm requests carry the flooding tenant's key, as if there were no
-tenants. Calm requests arrive as a Poisson process of the same rate in all arms.
-
-Starts the cluster itself: `python -m load_tests.tenant_fairness --json`.
+By default in virtual time (`load_tests.fair_queue`), for several seeds: the router's own queue before
+simulated engines. With `--live` over HTTP against a cluster that is started for it, in rounds of three arms
+in turns, so that a machine that gets slower gets slower for all: `busy`, the neighbour asks for no more than
+its share; `flood`, it asks for a multiple of what the engines can do; `flood_one_line`, the same flood, but
+the calm requests carry the flooding tenant's key, as if there were no tenants.
 """
 
 import argparse
@@ -17,13 +16,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import orjson
 
 from cluster.config import load_config
+from load_tests import fair_queue
 from load_tests.arguments import bounded
-from load_tests.bench import ROOT, BenchError, Process, _tidemill, cluster, cluster_environment
+from load_tests.bench import ROOT, BenchError, Process, cluster, cluster_environment, tidemill_command
 from load_tests.client import Outcome, StreamClient, Target
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
@@ -31,7 +32,7 @@ from load_tests.summary import percentile
 
 CONFIG = Path(__file__).parent / "configs" / "tenants.yaml"
 CALM, FLOODING = "calm", "flooding"
-ARMS = ("busy", "flood", "one_line")
+ARMS = ("busy", "flood", "flood_one_line")
 _BOOTSTRAPS = 2000
 _SETTLE_S = 2.0
 """Between arms, for queues to empty and places to go back."""
@@ -91,7 +92,7 @@ async def compare(target: Target, keys: dict[str, str], load: Fairness) -> dict[
         order = ARMS[number % len(ARMS) :] + ARMS[: number % len(ARMS)]
         for name in order:
             rng = random.Random(f"{load.seed}-{number}")
-            calm_key = keys[FLOODING if name == "one_line" else CALM]
+            calm_key = keys[FLOODING if name == "flood_one_line" else CALM]
             calm, flooding = (StreamClient(target, api_key=key) for key in (calm_key, keys[FLOODING]))
             rate_per_s = load.busy_per_s if name == "busy" else load.flood_per_s
             first, second = await asyncio.gather(
@@ -161,7 +162,7 @@ def _change(before_s: list[float], after_s: list[float], rng: random.Random) -> 
 
 async def _key(tenant: str, config: Path, environment: dict[str, str]) -> str:
     process = await asyncio.create_subprocess_exec(
-        *_tidemill(),
+        *tidemill_command(),
         *("keys", "create", tenant, "-c", str(config), "--json"),
         cwd=ROOT,
         env={**environment, "PYTHONPATH": str(ROOT)},
@@ -196,10 +197,59 @@ async def run(config_path: Path, load: Fairness) -> list[Json]:
         return report(await compare(target, keys, load), load)
 
 
+def virtual(seeds: int, duration_s: float, flood_per_s: float) -> list[Json]:
+    """Rows for every arm, tenant and seed, and the change of the calm one's p95 over all seeds."""
+    rows: list[Json] = []
+    p95_s: dict[str, list[float]] = {}
+    base = fair_queue.Traffic(duration_s=duration_s)
+    for seed in range(seeds):
+        for name, traffic in fair_queue.arms(base, flood_per_s=flood_per_s).items():
+            for tenant, seen in fair_queue.simulate(traffic, seed).items():
+                row = _virtual_row(name, tenant, seed, seen, duration_s)
+                rows.append(row)
+                if tenant == CALM:
+                    p95_s.setdefault(name, []).append(row["ttft_p95_s"])
+            print(f"seed {seed}, {name}: calm p95 {p95_s[name][-1]:.4f} s", file=sys.stderr)
+    for name, values in p95_s.items():
+        if name != "busy":
+            changes = [after / before - 1.0 for after, before in zip(values, p95_s["busy"], strict=True)]
+            rows.append({"case": name, "policy": CALM, "seed": "all", **_interval(changes)})
+    return rows
+
+
+def _virtual_row(name: str, tenant: str, seed: int, seen: fair_queue.Seen, duration_s: float) -> Json:
+    row: Json = {
+        "case": name,
+        "policy": tenant,
+        "seed": seed,
+        "requests": seen.asked,
+        "answered_ratio": round(len(seen.ttft_s) / max(1, seen.asked), 4),
+        "tokens_per_s": round(seen.tokens / duration_s, 1),
+    }
+    return row | {f"ttft_p{p}_s": round(percentile(seen.ttft_s, p / 100), 5) for p in (50, 95, 99)}
+
+
+def _interval(changes: list[float]) -> Json:
+    """Mean of the seeds' changes, with a bootstrap interval of 95 %."""
+    rng = random.Random(0)
+    means = [mean(rng.choices(changes, k=len(changes))) for _ in range(_BOOTSTRAPS)]
+    return {
+        "ttft_p95_change_ratio": round(mean(changes), 4),
+        "ttft_p95_change_low_ratio": round(percentile(means, 0.025), 4),
+        "ttft_p95_change_high_ratio": round(percentile(means, 0.975), 4),
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
     default = Fairness()
     parser = argparse.ArgumentParser(description="What a tenant that floods does to another one.")
+    parser.add_argument("--live", action="store_true", help="over HTTP, against a cluster that is started")
+    parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5, help="in virtual time")
+    parser.add_argument("--duration", type=bounded(float, 10, 3600), default=60.0, help="virtual seconds")
+    parser.add_argument(
+        "--flood", type=bounded(float, 1, 1000), default=60.0, help="virtual requests per second"
+    )
     parser.add_argument("--config", type=Path, default=CONFIG, help="(%(default)s)")
     parser.add_argument("--rounds", type=bounded(int, 1, 100), default=default.rounds)
     parser.add_argument("--arm", type=bounded(float, 1, 600), default=default.arm_s, help="seconds")
@@ -209,13 +259,16 @@ def main(arguments: list[str] | None = None) -> None:
     load = Fairness(rounds=options.rounds, arm_s=options.arm, seed=options.seed)
     path = options.config.resolve()
     try:
-        rows = asyncio.run(run(path, load))
+        if options.live:
+            rows = asyncio.run(run(path, load))
+        else:
+            rows = virtual(options.seeds, options.duration, options.flood)
     except BenchError as error:
         sys.exit(f"tenant_fairness: {error}")
     result = {
         "benchmark": "tenant_fairness",
         "command": f"python -m load_tests.tenant_fairness {' '.join(arguments or sys.argv[1:])}".strip(),
-        **circumstances(path),
+        **circumstances(path if options.live else None),
         "rows": rows,
     }
     if options.json:

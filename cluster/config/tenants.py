@@ -104,9 +104,13 @@ class TenantStoreConfig(Section):
 class FairnessConfig(Section):
     """How tenants share the engines when there is more to do than they can."""
 
-    reserve_share: float = Field(default=0.25, ge=0, lt=1)
+    reserve_share: float = Field(default=0.5, ge=0, lt=1)
     """Part of a model's places that is kept free of tenants who hold more than their fair share already, so
-    that the others find one at once."""
+    that the others find one at once. Less lets one tenant use more of what others leave, and delays them
+    more. Nothing is reserved while only one tenant asks."""
+
+    active_s: float = Field(default=60.0, gt=0)
+    """How long after its last request a tenant still counts when shares are worked out."""
 
     starvation_s: float = Field(default=30.0, gt=0)
     """A request that has waited this long goes before all classes."""

@@ -93,16 +93,18 @@ class AdmissionQueue:
         Raises:
             ApiError: 429 if the queue is full, 503 when the time is up.
         """
+        now_s = asyncio.get_running_loop().time()
         waiter = Waiter(
             key=key,
             flow=self._lines.flow_of(tenant),
             cost_tokens=cost_tokens,
             attempt=attempt,
             granted=asyncio.get_running_loop().create_future(),
-            waits_since_s=asyncio.get_running_loop().time(),
+            waits_since_s=now_s,
         )
+        self._lines.asks(waiter.flow, now_s)
         if not self._lines.has(key, waiter.flow.tenant):
-            result = self._try(waiter)
+            result = self._try(waiter, now_s)
             if result is not None:
                 return result  # type: ignore[no-any-return]
         self._make_room(waiter)
@@ -140,8 +142,8 @@ class AdmissionQueue:
         self._lines.remove(victim)
         victim.granted.set_exception(full)
 
-    def _try(self, waiter: Waiter) -> Any:
-        if self.in_flight >= self._config.max_concurrent_requests or not self._lines.may_take(waiter):
+    def _try(self, waiter: Waiter, now_s: float) -> Any:
+        if self.in_flight >= self._config.max_concurrent_requests or not self._lines.may_take(waiter, now_s):
             return None
         result = waiter.attempt()
         if result is not None:
@@ -155,7 +157,7 @@ class AdmissionQueue:
             self._serve(key)
 
     def _serve(self, key: str) -> None:
-        now_s = asyncio.get_running_loop().time() if self._lines.several(key) else 0.0
+        now_s = asyncio.get_running_loop().time()
         refused: set[str] = set()
         while True:
             waiter = self._lines.next(key, refused, now_s=now_s)
@@ -165,7 +167,7 @@ class AdmissionQueue:
                 self._lines.remove(waiter)
                 continue
             try:
-                result = self._try(waiter)
+                result = self._try(waiter, now_s)
             except ApiError as error:  # refused after all
                 self._lines.remove(waiter)
                 waiter.granted.set_exception(error)
@@ -173,7 +175,7 @@ class AdmissionQueue:
             if result is not None:
                 self._lines.remove(waiter)
                 waiter.granted.set_result(result)
-            elif self._lines.may_take(waiter):
+            elif self._lines.may_take(waiter, now_s):
                 return  # nothing is to be had for anybody
             else:
                 refused.add(waiter.flow.tenant)

@@ -71,11 +71,8 @@ class Tenants:
             now_s=now_s,
             on_away=metrics.ledger_failed,
         )
-        weights = sum(tenant.weight for tenant in section.tenants.values())
         self._flows = {
-            name: Flow(
-                tenant=name, rank=tenant.priority.rank, weight=tenant.weight, share=tenant.weight / weights
-            )
+            name: Flow(tenant=name, rank=tenant.priority.rank, weight=tenant.weight)
             for name, tenant in section.tenants.items()
         }
         self._operator = Flow(tenant=OPERATOR)

@@ -38,6 +38,9 @@ class WaitingLines:
         self._held: Counter[tuple[str, str]] = Counter()
         self._held_by_all: Counter[str] = Counter()
         self._by_tenant: Counter[str] = Counter()
+        self._asked: dict[str, tuple[float, float]] = {}
+        """Of every tenant that asks at present: when it last did, and its weight."""
+        self._weights = 0.0
         self.waiting = 0
 
     def by_key(self) -> dict[str, int]:
@@ -52,9 +55,20 @@ class WaitingLines:
         """Whether somebody of the tenant waits for the model."""
         return tenant in self._lines.get(key, ())
 
-    def several(self, key: str) -> bool:
-        """Whether requests of several tenants wait for the model."""
-        return len(self._lines.get(key, ())) > 1
+    def asks(self, flow: Flow, now_s: float) -> None:
+        """A tenant wants something: from now on it has its share."""
+        new = flow.tenant not in self._asked
+        self._asked[flow.tenant] = (now_s, flow.weight)
+        if new:
+            self._weights += flow.weight
+
+    def _share(self, flow: Flow, now_s: float) -> float:
+        """A tenant's part of the places; 1 if nobody else has asked lately."""
+        if len(self._asked) > 1:
+            silent_s = now_s - self._fairness.active_s
+            for tenant in [name for name, (at_s, _) in self._asked.items() if at_s < silent_s]:
+                self._weights -= self._asked.pop(tenant)[1]
+        return 1.0 if len(self._asked) <= 1 else flow.weight / self._weights
 
     def add(self, waiter: Waiter) -> None:
         """Put a request at the end of its line."""
@@ -100,15 +114,14 @@ class WaitingLines:
         last = (next(reversed(lines[dropped].values())) for lines in self._lines.values() if dropped in lines)
         return max(last, key=lambda waiter: waiter.waits_since_s)
 
-    def may_take(self, waiter: Waiter) -> bool:
+    def may_take(self, waiter: Waiter, now_s: float) -> bool:
         """Whether the tenant may hold one more place of the model."""
-        if waiter.flow.share >= 1.0:
-            return True
-        places = self._places_of(waiter.key)
+        share = self._share(waiter.flow, now_s)
+        places = self._places_of(waiter.key) if share < 1.0 else 0
         if not places:
             return True
         return may_take(
-            waiter.flow,
+            share,
             holds=self._held[waiter.key, waiter.flow.tenant],
             held_by_all=self._held_by_all[waiter.key],
             places=places,

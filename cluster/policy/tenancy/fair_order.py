@@ -23,8 +23,6 @@ class Flow:
     rank: int = 0
     """Of its class; 0 goes first."""
     weight: float = 1.0
-    share: float = 1.0
-    """Its part of all places if every tenant wanted as much as it can get."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +65,19 @@ class FairOrder:
         return max(self._now, self._served_to.get(tenant, 0.0))
 
 
-def may_take(flow: Flow, *, holds: int, held_by_all: int, places: int, config: FairnessConfig) -> bool:
+def may_take(share: float, *, holds: int, held_by_all: int, places: int, config: FairnessConfig) -> bool:
     """Whether a tenant may take one more place of a model.
 
     Up to its share of the places always; beyond it only while the reserve stays free for others.
 
     Args:
-        flow: the tenant.
+        share: its weight's part of the weights of all tenants that ask at present; 1 if it is alone.
         holds: places that it holds.
         held_by_all: places that all tenants hold.
         places: how many there are.
         config: the reserve.
     """
-    if holds + 1 <= flow.share * places:
+    if holds + 1 <= share * places:
         return True
     return held_by_all + 1 <= max(1, int((1.0 - config.reserve_share) * places))
 

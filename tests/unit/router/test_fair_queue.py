@@ -13,10 +13,10 @@ from deployments.router.queue import AdmissionQueue
 pytestmark = pytest.mark.looptime
 
 FLOWS = {
-    "a": Flow(tenant="a", rank=1, weight=1.0, share=0.25),
-    "b": Flow(tenant="b", rank=1, weight=1.0, share=0.25),
-    "heavy": Flow(tenant="heavy", rank=1, weight=3.0, share=0.5),
-    "urgent": Flow(tenant="urgent", rank=0, weight=1.0, share=0.25),
+    "a": Flow(tenant="a", rank=1, weight=1.0),
+    "b": Flow(tenant="b", rank=1, weight=1.0),
+    "heavy": Flow(tenant="heavy", rank=1, weight=3.0),
+    "urgent": Flow(tenant="urgent", rank=0, weight=1.0),
 }
 
 
@@ -92,8 +92,13 @@ async def test_a_more_urgent_class_goes_first_but_nobody_waits_for_ever():
 
 
 async def test_what_is_reserved_is_found_free_by_those_below_their_share():
-    engine = Engine(8, reserve_share=0.25)
-    tasks = engine.flood("a", 50)
+    engine = Engine(8, reserve_share=0.25, active_s=60.0)
+    tasks = engine.flood("a", 16)
+    await asyncio.sleep(0.5)
+    assert engine.inside == 8  # nobody else asks
+    await asyncio.sleep(2.0)
+    await engine.ask("b", busy_s=0.1)  # from now on somebody does
+    tasks += engine.flood("a", 50)
     await asyncio.sleep(0.5)
     assert engine.inside == 6
     asked_at_s = asyncio.get_running_loop().time()
@@ -102,6 +107,20 @@ async def test_what_is_reserved_is_found_free_by_those_below_their_share():
     assert asyncio.get_running_loop().time() - asked_at_s == pytest.approx(0.1)
     await asyncio.gather(*tasks)
     assert engine.queue.in_flight == 0
+
+
+async def test_who_has_not_asked_for_long_has_no_share():
+    engine = Engine(8, reserve_share=0.5, active_s=60.0)
+    await engine.ask("b")
+    first = engine.flood("a", 8, busy_s=30.0)
+    await asyncio.sleep(0.1)
+    assert engine.inside == 4
+    await asyncio.gather(*first)
+    await asyncio.sleep(60.0)
+    later = engine.flood("a", 8)
+    await asyncio.sleep(0.1)
+    assert engine.inside == 8
+    await asyncio.gather(*later)
 
 
 async def test_a_full_queue_drops_the_newest_of_the_longest_line():

@@ -1,0 +1,160 @@
+"""A flooding tenant against a calm one in virtual time: the router's own queue before simulated engines.
+
+A minute of traffic takes a second or two and is the same for every run of a seed, so that what is measured is
+the queue and not the machine. The engines batch as the simulated engine does (`deployments.engine`); the
+replica with the fewest requests is taken. `load_tests.tenant_fairness --live` is the same over HTTP.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import looptime
+
+from cluster.config.gateway import GatewayConfig
+from cluster.config.pools import SimulatedEngine
+from cluster.config.tenants import FairnessConfig
+from cluster.policy.tenancy.fair_order import Flow
+from deployments.engine.simulated_batch import Batch, Sequence
+from deployments.router.errors import ApiError
+from deployments.router.queue import AdmissionQueue
+
+CALM, FLOODING = "calm", "flooding"
+ENGINE = SimulatedEngine(
+    kind="simulated", prefill_tokens_per_s=40_000, step_base_s=0.03, step_per_sequence_s=0.0002
+)
+REPLICAS = 2
+PLACES = 16
+"""Of each replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Who asks how much in one run."""
+
+    duration_s: float = 60.0
+    calm_per_s: float = 4.0
+    other_per_s: float = 14.0
+    """The neighbour within its share: half of what the engines can do."""
+    prompt_tokens: int = 256
+    output_tokens: int = 32
+    one_line: bool = False
+    """Whether both are one tenant to the queue."""
+    reserve_share: float = FairnessConfig().reserve_share
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one tenant saw."""
+
+    ttft_s: list[float]
+    asked: int = 0
+    tokens: int = 0
+
+
+class _Fleet:
+    """Engines that take so many requests each."""
+
+    def __init__(self) -> None:
+        self.batches = [Batch(ENGINE, running_max=PLACES, waiting_max=PLACES) for _ in range(REPLICAS)]
+        self.held = [0] * REPLICAS
+
+    def take(self) -> int | None:
+        """A place on the replica that has most of them free."""
+        replica = min(range(REPLICAS), key=self.held.__getitem__)
+        if self.held[replica] >= PLACES:
+            return None
+        self.held[replica] += 1
+        return replica
+
+
+async def _ask(queue: AdmissionQueue, fleet: _Fleet, tenant: str, traffic: Traffic, seen: Seen) -> None:
+    loop = asyncio.get_running_loop()
+    arrived_at_s = loop.time()
+    seen.asked += 1
+    line = FLOODING if traffic.one_line else tenant
+    try:
+        queue.check(line)
+        replica = await queue.until(
+            fleet.take,
+            key="m",
+            tenant=line,
+            cost_tokens=traffic.prompt_tokens + traffic.output_tokens,
+            discard=lambda _: None,
+            timeout_s=30.0,
+            why=lambda: "full",
+        )
+    except ApiError:
+        return
+    sequence = Sequence(
+        prompt_tokens=traffic.prompt_tokens,
+        output_tokens=traffic.output_tokens,
+        watched=True,
+        changed=asyncio.Event(),
+    )
+    fleet.batches[replica].add([sequence])
+    await sequence.changed.wait()
+    seen.ttft_s.append(loop.time() - arrived_at_s)
+    while not sequence.finished:
+        sequence.changed.clear()
+        await sequence.changed.wait()
+    seen.tokens += sequence.produced
+    fleet.held[replica] -= 1
+    queue.leave("m", line)
+
+
+async def _arrive(queue: AdmissionQueue, fleet: _Fleet, tenant: str, traffic: Traffic, seed: int) -> Seen:
+    seen, rng = Seen([]), random.Random(f"{tenant}-{seed}")
+    rate_per_s = traffic.calm_per_s if tenant == CALM else traffic.other_per_s
+    tasks: set[asyncio.Task[None]] = set()
+    while rate_per_s > 0 and asyncio.get_running_loop().time() < traffic.duration_s:
+        await asyncio.sleep(rng.expovariate(rate_per_s))
+        task = asyncio.create_task(_ask(queue, fleet, tenant, traffic, seen))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+    return seen
+
+
+async def _run(traffic: Traffic, seed: int) -> dict[str, Seen]:
+    flows: dict[str, Flow] = defaultdict(Flow)
+    for tenant in (CALM, FLOODING):
+        flows[tenant] = Flow(tenant=tenant, rank=1)
+    queue = AdmissionQueue(
+        GatewayConfig(),
+        FairnessConfig(reserve_share=traffic.reserve_share),
+        flow_of=flows.__getitem__,
+        # Without tenants nothing is held free for anybody.
+        places_of=lambda _: 0 if traffic.one_line else REPLICAS * PLACES,
+    )
+    fleet = _Fleet()
+    calm, other = await asyncio.gather(
+        *(_arrive(queue, fleet, tenant, traffic, seed) for tenant in (CALM, FLOODING))
+    )
+    for batch in fleet.batches:
+        await batch.aclose()
+    return {CALM: calm, FLOODING: other}
+
+
+def simulate(traffic: Traffic, seed: int) -> dict[str, Seen]:
+    """One run in virtual time."""
+    loop: Any = looptime.new_event_loop()
+    try:
+        found: dict[str, Seen] = loop.run_until_complete(_run(traffic, seed))
+    finally:
+        loop.close()
+    return found
+
+
+def arms(base: Traffic, *, flood_per_s: float) -> dict[str, Traffic]:
+    """What is compared: a neighbour within its share, and floods with and without what keeps them apart."""
+    flood = replace(base, other_per_s=flood_per_s)
+    return {
+        "busy": base,
+        "flood": flood,
+        "flood_quarter_reserved": replace(flood, reserve_share=0.25),
+        "flood_without_reserve": replace(flood, reserve_share=0.0),
+        "flood_one_line": replace(flood, one_line=True),
+    }
