@@ -10,6 +10,9 @@ from cluster.entities.adapters import AdapterCard, AdapterTier
 from deployments.adapter_pager.backend import EngineAdapter
 from deployments.adapter_pager.files import AdapterFacts
 
+_JUST_CAME_S = 0.05
+"""Several who came at this moment count for more than one."""
+
 
 class AdapterRefusedError(Exception):
     """A request cannot have its adapter; carries what the answer says."""
@@ -179,9 +182,16 @@ class Shelf:
         """Those that can run."""
         return [entry for entry in self if entry.in_slot]
 
-    def waiting(self) -> list[Entry]:
-        """Those that somebody waits for, the longest wait first."""
-        return sorted((e for e in self if e.waiters), key=lambda entry: entry.waiters[0].since_s)
+    def waiting(self, now_s: float) -> list[Entry]:
+        """Those that somebody waits for, the longest wait of all waiters together first.
+
+        So one load ends most waiting, and who waits alone comes to his turn as well.
+        """
+        return sorted(
+            (entry for entry in self if entry.waiters),
+            key=lambda entry: sum(_JUST_CAME_S + now_s - waiter.since_s for waiter in entry.waiters),
+            reverse=True,
+        )
 
     @property
     def parked(self) -> int:

@@ -1,4 +1,4 @@
-"""Moves adapters: one load at a time, within the stall budget, the longest wait first.
+"""Moves adapters: one load at a time, within the stall budget, where most waiting ends first.
 
 Everything that takes long happens beside it: files are fetched and checked in threads, and copies in the
 engine's memory are made while the engine computes. What is left for the engine's own loop is short, and there
@@ -122,7 +122,7 @@ class PageLoop:
         busy = [entry.key for entry in self._shelf.in_slots() if entry.running]
         blocked: list[Entry] = []
         job = None
-        for entry in self._shelf.waiting():
+        for entry in self._shelf.waiting(now_s):
             if entry.in_slot or not self._is_staged(entry):
                 continue
             leaving = self._room_for(entry, busy)
