@@ -42,36 +42,32 @@ def ray_service(config: TidemillConfig, versions: Versions) -> Manifest:
 def serve_config(config: TidemillConfig) -> Manifest:
     """What Serve's REST interface is told: the applications that `deployments.app` builds."""
     # Brings Ray along, which takes seconds and is needed for this variant only.
-    from deployments.app import GATEWAY_APPLICATION, pool_application_name  # noqa: PLC0415
+    from deployments.app import (  # noqa: PLC0415
+        CACHE_APPLICATION,
+        GATEWAY_APPLICATION,
+        pool_application_name,
+    )
 
     description = declared(config)
+    parts: dict[str, Manifest] = {
+        pool_application_name(name): {"external_scaler_enabled": True, "args": {"pool": name}}
+        for name in config.pools
+    }
+    if config.semantic_cache.enabled:
+        parts[CACHE_APPLICATION] = {"args": {"part": CACHE_APPLICATION}}
+    parts[GATEWAY_APPLICATION] = {"route_prefix": "/", "args": {"part": GATEWAY_APPLICATION}}
     applications = [
         {
-            "name": pool_application_name(name),
+            "name": name,
             "route_prefix": None,
             "import_path": IMPORT_PATH,
-            "external_scaler_enabled": True,
-            "args": {"pool": name, "config": description},
+            # The decision log says more, and costs less than a line of Serve's for every request.
+            "logging_config": {"enable_access_log": False},
+            **part,
+            "args": {**part["args"], "config": description},
         }
-        for name in config.pools
+        for name, part in parts.items()
     ]
-    if config.semantic_cache.enabled:
-        applications.append(
-            {
-                "name": "semantic-cache",
-                "route_prefix": None,
-                "import_path": IMPORT_PATH,
-                "args": {"part": "semantic-cache", "config": description},
-            }
-        )
-    applications.append(
-        {
-            "name": GATEWAY_APPLICATION,
-            "route_prefix": "/",
-            "import_path": IMPORT_PATH,
-            "args": {"part": GATEWAY_APPLICATION, "config": description},
-        }
-    )
     return {
         "http_options": {"host": config.gateway.host, "port": config.gateway.port},
         "applications": applications,
