@@ -97,6 +97,7 @@ async def _ask(queue: AdmissionQueue, fleet: _Fleet, tenant: str, traffic: Traff
     fleet.batches[replica].add([sequence])
     await sequence.changed.wait()
     seen.ttft_s.append(loop.time() - arrived_at_s)
+    sequence.watched = False  # only its end matters from here
     while not sequence.finished:
         sequence.changed.clear()
         await sequence.changed.wait()
