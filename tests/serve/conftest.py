@@ -217,6 +217,7 @@ pools:
     role: decode
     replicas: {min: 1, max: 4, initial: 2}
     engine: {kind: simulated, step_base_s: 0.02}
+    adapters: {slots: 2}
     resources: {cpus: 0.01}
     drain_timeout_s: 30
 gateway: {router_replicas: 2, router_cpus: 0.01, queue_timeout_s: 60}

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import yaml
 
 from cluster.config import parse_config
 from cluster.replay import from_json, redecide
+from tests.adapter_files import write_adapter
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 _MODEL = "simulated-7b"
@@ -164,6 +166,66 @@ def test_a_killed_cache_costs_nothing(simulated: Any) -> None:
         lambda: _ask(simulated, "cache back", temperature=0).headers["x-tidemill-cache"] == "exact",
         60,
     )
+
+
+def _adapter(cluster: Any, name: str, text: str = "hello", **more: Any) -> httpx.Response:
+    return _ask(cluster, text, model=f"{_MODEL}:{name}", **more)
+
+
+def test_adapters_are_added_chosen_judged_and_removed_while_it_runs(simulated: Any, tmp_path: Path) -> None:
+    for seed, name in enumerate(("law", "code", "sql")):
+        added = simulated.run("adapters", "add", name, str(write_adapter(tmp_path / name, seed)), "--json")
+        assert added.returncode == 0, added.stdout + added.stderr
+        nodes = json.loads(added.stdout)["nodes"]
+        assert nodes["reached"] == nodes["known"] >= 2
+    for number in range(12):
+        answer = _adapter(simulated, ("law", "code", "sql")[number % 3], f"{number}")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["model"] == f"{_MODEL}:{answer.headers['x-tidemill-adapter']}"
+    for number in range(8):
+        answer = _adapter(simulated, "auto", f"Which one is best for {number}?")
+        assert answer.headers["x-tidemill-adapter"] in {"law", "code", "sql"}
+        decision_id = answer.headers["x-tidemill-decision-id"]
+        simulated.written_decision(decision_id)
+        judged = httpx.post(
+            f"{simulated.url}/v1/feedback", json={"decision_id": decision_id, "reward": 1}, timeout=10
+        )
+        assert judged.json()["status"] == "counted", judged.text
+    explained = simulated.run("explain", decision_id)
+    assert "price of the page-in" in explained.stdout, explained.stdout + explained.stderr
+    removed = simulated.run("adapters", "remove", "sql")
+    assert removed.returncode == 0, removed.stderr
+    simulated.wait_for("both routers to hear", lambda: _gone_everywhere(simulated, "sql"), 5)
+    assert "law" in simulated.run("status").stdout
+
+
+def _gone_everywhere(cluster: Any, name: str) -> bool:
+    return all(_adapter(cluster, name).status_code == 404 for _ in range(6))
+
+
+def test_nothing_acknowledged_is_lost_when_the_coordinator_of_adapters_is_killed(
+    simulated: Any, tmp_path: Path
+) -> None:
+    coordinator = next(p for p in simulated.processes() if "ray::AdapterCoordinator" in " ".join(p.cmdline()))
+    added = simulated.run("adapters", "add", "late", str(write_adapter(tmp_path / "late", 9)), "--pin")
+    assert added.returncode == 0, added.stdout + added.stderr
+
+    def kill() -> None:
+        os.kill(coordinator.pid, signal.SIGKILL)
+        for number in range(10):
+            assert _adapter(simulated, "late", f"meanwhile {number}").status_code == 200
+            assert _adapter(simulated, "auto", f"meanwhile {number}").status_code == 200
+
+    assert asyncio.run(_storm(simulated, 300, kill)) == {"ok": 300}
+
+    def back() -> bool:
+        tried = simulated.run("adapters", "unpin", "late", "--json")
+        return tried.returncode == 0 and json.loads(tried.stdout)["adapter"]["pinned"] is False
+
+    simulated.wait_for("the coordinator to come back", back, 60)
+    listed = json.loads(simulated.run("adapters", "list", "--json").stdout)
+    assert [entry["name"] for entry in listed["data"]] == ["code", "late", "law"]
+    assert _adapter(simulated, "late", "again").status_code == 200
 
 
 def test_the_command_line_speaks_of_the_running_cluster(simulated: Any) -> None:
