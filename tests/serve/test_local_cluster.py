@@ -20,6 +20,8 @@ import openai
 import pytest
 
 from tests.serve.malformed import malformed_requests
+from tests.serve.observability import assert_only_the_catalogue, targets_of, wait_scraped
+from tests.serve.prometheus import exposed, needs_prometheus, watching
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -101,6 +103,23 @@ def test_a_long_prompt_is_disaggregated_and_a_short_one_combined(client: openai.
 
     assert path("How high is the tide today?") == "combined"
     assert path(_STORY * 6) == "disaggregated"
+
+
+@needs_prometheus
+def test_prometheus_sees_vllm_s_own_series(local: Any, client: openai.OpenAI, tmp_path: Path) -> None:
+    targets = targets_of(local, {"tidemill-router": 1, "tidemill-cache": 1, "vllm": 2, "ray": 1})
+    assert_only_the_catalogue(exposed([g for g in targets if g["labels"]["job"].startswith("tidemill")]))
+    with watching(local, tmp_path) as prometheus:
+        for number in range(2):
+            client.completions.create(model=_MODEL, prompt=_long(300 + number), max_tokens=4)
+        wait_scraped(prometheus, targets)
+        running = prometheus.query("sum by (pool) (vllm:num_requests_running)")
+        assert {series["metric"]["pool"] for series in running} == {"prefill-cpu", "decode-cpu"}
+        (computed,) = prometheus.query('sum(vllm:prompt_tokens_total{role="prefill"})')
+        assert float(computed["value"][1]) > 400
+        assert prometheus.query('vllm:time_to_first_token_seconds_count{role="decode"} > 0')
+        assert prometheus.query("max by (pool) (vllm:kv_cache_usage_perc)")
+        assert prometheus.query("ray_node_mem_used > 0")
 
 
 def test_the_prefill_rate_is_measured(local: Any) -> None:

@@ -14,8 +14,16 @@ import pytest
 import yaml
 
 from cluster.config import parse_config
+from cluster.metrics import fleet, objectives, observability, requests
 from cluster.replay import from_json, redecide
 from tests.adapter_files import write_adapter
+from tests.serve.observability import (
+    assert_only_the_catalogue,
+    assert_panels_show,
+    targets_of,
+    wait_scraped,
+)
+from tests.serve.prometheus import exposed, needs_prometheus, watching
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 _MODEL = "simulated-7b"
@@ -104,6 +112,53 @@ def test_a_decision_is_found_whichever_router_took_it(simulated: Any) -> None:
 def test_a_cached_answer_is_shared_by_all_routers(simulated: Any) -> None:
     outcomes = [_ask(simulated, "cache me", temperature=0).headers["x-tidemill-cache"] for _ in range(8)]
     assert outcomes == ["miss"] + ["exact"] * 7
+
+
+@needs_prometheus
+def test_prometheus_sees_everything_and_every_panel_has_its_data(simulated: Any, tmp_path: Path) -> None:
+    targets = targets_of(
+        simulated, {"tidemill-router": 2, "tidemill-cache": 1, "vllm": 3, "ray": 1, "haproxy": 1}
+    )
+    families = exposed([group for group in targets if group["labels"]["job"] not in ("ray", "haproxy")])
+    assert_only_the_catalogue(families)
+    expected = (*requests.METRICS, *objectives.METRICS, *fleet.METRICS, *observability.METRICS)
+    assert {metric.name for metric in expected} <= set(families)
+    assert {"tidemill_cache_lookups_total", "vllm:num_requests_running"} <= set(families)
+    with watching(simulated, tmp_path) as prometheus:
+        for round_number in range(8):
+            answers = [
+                _ask(simulated, f"{round_number} {text}", stream=stream, temperature=0)
+                for text in ("hello", _LONG)
+                for stream in (True, False)
+            ]
+            answers.append(_ask(simulated, f"{round_number} hello", stream=True, temperature=0))
+            assert {answer.status_code for answer in answers} == {200}
+            time.sleep(0.5)
+        wait_scraped(prometheus, targets)
+        showing = assert_panels_show(prometheus)
+        rules = prometheus.get("rules")["groups"]
+        assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
+        (router,) = prometheus.query('count(up{job="tidemill-router"} == 1)')
+        assert router["value"][1] == "2"
+        assert prometheus.query("ray_node_mem_used")
+        assert prometheus.query("haproxy_process_uptime_seconds")
+    for panel in (
+        "fleet: Replicas there and asked for",
+        "fleet: Power by pool",
+        "fleet: Energy per output token",
+        "fleet: Within objectives",
+        "fleet: Sequences running and waiting",
+        "fleet: Memory in use",
+        "requests: Requests by path",
+        "requests: TTFT of all paths",
+        "requests: TPOT of all paths",
+        "requests: ITL of all paths",
+        "cache: Hits among look-ups",
+        "provisioner: Arrivals, expected and come",
+        "provisioner: Replicas wanted",
+        "provisioner: Why each pool is as large as it is",
+    ):
+        assert panel in showing, f"{panel} is empty; shown: {showing}"
 
 
 def test_scaling_down_and_up_loses_nothing(simulated: Any) -> None:
