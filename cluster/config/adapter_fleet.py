@@ -24,6 +24,10 @@ class AdapterFleetConfig(Section):
     adapters_max: int = Field(default=1_000, ge=1)
     """Adapters in the catalogue; one more is refused."""
 
+    contributions_max: int = Field(default=5_000, ge=1)
+    """What nodes saw of adapters, one entry for each node and adapter, that the coordinator keeps; beyond it,
+    those nodes are forgotten that have told nothing for the longest time."""
+
     load_half_life_s: float = Field(default=120.0, gt=0)
     """How fast the coordinator forgets what adapters were asked for, when it places copies."""
 

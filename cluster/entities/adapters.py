@@ -80,7 +80,7 @@ class AdapterOutcome:
     """How good one answer of an adapter was."""
 
     id: str
-    """Of the decision; the same id counts once."""
+    """`DECISION:SOURCE`, as one answer may be judged by several; the same id counts once."""
     adapter: str
     """`sha256` of the adapter that answered."""
     x: tuple[float, ...]

@@ -43,7 +43,7 @@ class OutcomeBook:
             self._counted[outcome.id] = None
             if len(self._counted) > _REMEMBERED:
                 self._counted.popitem(last=False)
-            arrived_s = self._arrived_s.pop(outcome.id, None)
+            arrived_s = self._arrived_s.pop(outcome.id.partition(":")[0], None)
             if arrived_s is not None:
                 self._exported.observe(metrics.ADAPTER_FEEDBACK_LAG, time.monotonic() - arrived_s)
             utility = min(1.0, max(0.0, outcome.utility))

@@ -1,18 +1,25 @@
 """What nodes saw, brought together and told to all of them; in memory, with what is on the disk set apart."""
 
+import logging
+from collections import OrderedDict
 from collections.abc import Collection
 
 from cluster.policy.paging.contributions import Contribution, Contributions
 from deployments.adapter_messages import ContributionReport
 from operators.pager.store import Learned
 
+logger = logging.getLogger("tidemill.adapters.coordinator")
+
 
 class Gathering:
     """Contributions of all nodes."""
 
-    def __init__(self, kept: Learned) -> None:
+    def __init__(self, kept: Learned, *, contributions_max: int) -> None:
+        self._contributions_max = contributions_max
         self._contributions = Contributions()
         self._contributions.merge(kept.contributions)
+        self._sources: OrderedDict[str, None] = OrderedDict.fromkeys(c.source for c in kept.contributions)
+        """The one that has told nothing for the longest time first."""
         self._acknowledged = dict(kept.acknowledged or {})
         self._heard = dict(self._acknowledged)
         """By source, what has come; acknowledged once it is on the disk."""
@@ -29,10 +36,24 @@ class Gathering:
         """Take what a node saw."""
         if self._contributions.merge(report.contributions):
             self.changed = True
+        self._sources[report.source] = None
+        self._sources.move_to_end(report.source)
+        self._bound()
         known = self._heard.get(report.source, 0)
         if report.version > known:
             self._heard[report.source] = report.version
             self.changed = True
+
+    def _bound(self) -> None:
+        """Forget the longest silent nodes until what is left fits."""
+        found = self._contributions.all()
+        while len(found) > self._contributions_max and len(self._sources) > 1:
+            gone, _ = self._sources.popitem(last=False)
+            logger.warning("what %s saw is forgotten: adapters.fleet.contributions_max", gone)
+            found = tuple(contribution for contribution in found if contribution.source != gone)
+            self._contributions = Contributions()
+            self._contributions.merge(found)
+            self._heard.pop(gone, None)
 
     def news_for(self, replica: str, source: str) -> tuple[Contribution, ...]:
         """What a replica has not been told yet: of others, and of its own what it may have lost."""

@@ -92,8 +92,9 @@ class PagerCoordinator:
         if before is None or before != self._state:
             self._state = self._next(self._state, self._state.catalogue.adapters)
             self._store.save_catalogue(self._state)
-        self._gathering = Gathering(self._store.load_learned())
-        self._load = AdapterLoad(half_life_s=config.adapters.fleet.load_half_life_s)
+        fleet = config.adapters.fleet
+        self._gathering = Gathering(self._store.load_learned(), contributions_max=fleet.contributions_max)
+        self._load = AdapterLoad(half_life_s=fleet.load_half_life_s)
         self._nodes: dict[ReplicaId, AdapterNode] = {}
         self._placements: dict[ReplicaId, AdapterPlacement] = {}
         self._saved_at_s = 0.0

@@ -290,6 +290,20 @@ async def test_judgements_wait_for_a_node_that_is_away(cluster, monkeypatch):
     assert told.json["status"] == "counted"
 
 
+async def test_a_full_outbox_drops_and_counts(start_cluster, tmp_path):
+    cluster = await start_cluster(settings(tmp_path, routing={"learning": {"outbox_max": 2}}))
+    outcomes = cluster.core.adapters.outcomes
+
+    async def away(*_):
+        raise adapter_outcomes.NodesAwayError("away on purpose")
+
+    outcomes._deliver = away
+    for number in range(5):
+        await ask(cluster, "sim:auto", f"Give me JSON {number}", response_format={"type": "json_object"})
+    await cluster.until(lambda: len(outcomes._outbox) == 2)
+    assert await cluster.metric("tidemill_adapters_outcomes_dropped_total") == 3
+
+
 def with_pager(cluster):
     return [engine for engine in cluster.engines.values() if engine.paged]
 

@@ -125,7 +125,7 @@ def test_what_somebody_edits_in_the_file_counts_again():
 
 
 def test_acknowledged_is_what_is_on_the_disk():
-    gathering = Gathering(Learned(acknowledged={"n": 2}))
+    gathering = Gathering(Learned(acknowledged={"n": 2}), contributions_max=100)
     gathering.take(ContributionReport(source="n", version=5, contributions=(contribution(version=5),)))
     assert gathering.acknowledged("n") == 2
     assert gathering.changed
@@ -137,7 +137,7 @@ def test_acknowledged_is_what_is_on_the_disk():
 
 
 def test_news_go_to_everybody_else_once():
-    gathering = Gathering(Learned())
+    gathering = Gathering(Learned(), contributions_max=100)
     gathering.take(ContributionReport(source="n1", version=1, contributions=(contribution("n1"),)))
     news = gathering.news_for("replica-2", "n2")
     assert [found.source for found in news] == ["n1"]
@@ -152,12 +152,27 @@ def test_news_go_to_everybody_else_once():
 
 
 def test_a_replica_that_is_new_hears_even_of_itself():
-    gathering = Gathering(Learned(contributions=(contribution("n1"),)))
+    gathering = Gathering(Learned(contributions=(contribution("n1"),)), contributions_max=100)
     assert len(gathering.news_for("replica-1", "n1")) == 1
 
 
+def test_beyond_the_bound_the_longest_silent_node_is_forgotten():
+    gathering = Gathering(Learned(contributions=(contribution("old"),)), contributions_max=3)
+    for version, source in enumerate(("n1", "n2", "n1", "n3", "n1"), start=1):
+        seen = (contribution(source, version=version),)
+        gathering.take(ContributionReport(source=source, version=version, contributions=seen))
+    kept = gathering.to_keep()
+    assert {found.source for found in kept.contributions} == {"n1", "n2", "n3"}
+    gathering.take(ContributionReport(source="n4", version=1, contributions=(contribution("n4"),)))
+    kept = gathering.to_keep()
+    assert {found.source for found in kept.contributions} == {"n1", "n3", "n4"}
+    assert "n2" not in kept.acknowledged, "it would tell everything again"
+
+
 def test_adapters_that_are_gone_are_forgotten():
-    gathering = Gathering(Learned(contributions=(contribution(adapter="a"), contribution(adapter="b"))))
+    gathering = Gathering(
+        Learned(contributions=(contribution(adapter="a"), contribution(adapter="b"))), contributions_max=100
+    )
     gathering.keep({"b"})
     assert [found.adapter for found in gathering.to_keep().contributions] == ["b"]
 
