@@ -33,6 +33,10 @@ from load_tests.summary import percentile
 CONFIG = Path(__file__).parent / "configs" / "tenants.yaml"
 CALM, FLOODING = "calm", "flooding"
 ARMS = ("busy", "flood", "flood_one_line")
+PROMPT_TOKENS = (64, 256, 1024)
+"""Lengths of prompts, in virtual time."""
+ABLATIONS = frozenset({"flood_quarter_reserved", "flood_without_reserve", "flood_one_line"})
+"""Arms that are run with the longest prompts only."""
 _BOOTSTRAPS = 2000
 _SETTLE_S = 2.0
 """Between arms, for queues to empty and places to go back."""
@@ -200,31 +204,39 @@ async def run(config_path: Path, load: Fairness) -> list[Json]:
 def virtual(seeds: int, duration_s: float, flood_per_s: float) -> list[Json]:
     """Rows for every arm, tenant and seed, and the change of the calm one's p95 over all seeds."""
     rows: list[Json] = []
-    p95_s: dict[str, list[float]] = {}
-    base = fair_queue.Traffic(duration_s=duration_s)
+    p95_s: dict[tuple[str, int], list[float]] = {}
     for seed in range(seeds):
-        for name, traffic in fair_queue.arms(base, flood_per_s=flood_per_s).items():
-            for tenant, seen in fair_queue.simulate(traffic, seed).items():
-                row = _virtual_row(name, tenant, seed, seen, duration_s)
-                rows.append(row)
-                if tenant == CALM:
-                    p95_s.setdefault(name, []).append(row["ttft_p95_s"])
-            print(f"seed {seed}, {name}: calm p95 {p95_s[name][-1]:.4f} s", file=sys.stderr)
-    for name, values in p95_s.items():
+        for tokens in PROMPT_TOKENS:
+            base = fair_queue.Traffic(duration_s=duration_s, prompt_tokens=tokens)
+            for name, traffic in fair_queue.arms(base, flood_per_s=flood_per_s).items():
+                if name in ABLATIONS and tokens != PROMPT_TOKENS[-1]:
+                    continue
+                for tenant, seen in fair_queue.simulate(traffic, seed).items():
+                    rows.append(_virtual_row(name, tenant, seed, seen, traffic))
+                    if tenant == CALM:
+                        p95_s.setdefault((name, tokens), []).append(rows[-1]["ttft_p95_s"])
+                shown = f"seed {seed}, {name}, prompts of {tokens}: calm p95 {p95_s[name, tokens][-1]:.4f} s"
+                print(shown, file=sys.stderr)
+    for (name, tokens), values in p95_s.items():
         if name != "busy":
-            changes = [after / before - 1.0 for after, before in zip(values, p95_s["busy"], strict=True)]
-            rows.append({"case": name, "policy": CALM, "seed": "all", **_interval(changes)})
+            before_s = p95_s["busy", tokens]
+            changes = [after / before - 1.0 for after, before in zip(values, before_s, strict=True)]
+            head = {"case": name, "policy": CALM, "seed": "all", "prompt_tokens": tokens}
+            rows.append({**head, **_interval(changes)})
     return rows
 
 
-def _virtual_row(name: str, tenant: str, seed: int, seen: fair_queue.Seen, duration_s: float) -> Json:
+def _virtual_row(
+    name: str, tenant: str, seed: int, seen: fair_queue.Seen, traffic: fair_queue.Traffic
+) -> Json:
     row: Json = {
         "case": name,
         "policy": tenant,
         "seed": seed,
+        "prompt_tokens": traffic.prompt_tokens,
         "requests": seen.asked,
         "answered_ratio": round(len(seen.ttft_s) / max(1, seen.asked), 4),
-        "tokens_per_s": round(seen.tokens / duration_s, 1),
+        "tokens_per_s": round(seen.tokens / traffic.duration_s, 1),
     }
     return row | {f"ttft_p{p}_s": round(percentile(seen.ttft_s, p / 100), 5) for p in (50, 95, 99)}
 
