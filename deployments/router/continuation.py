@@ -4,7 +4,6 @@ While an answer runs, only the ids of its tokens are taken out and kept; everyth
 events if the replica fails. The policy is `cluster.policy.continuation`.
 """
 
-import re
 from array import array
 from collections import deque
 from itertools import takewhile
@@ -30,7 +29,7 @@ from deployments.router.stream import Annotate, EventStream
 from deployments.router.upstream import ReplicaError
 
 # Quotes inside an answer's text are escaped, so that no answer can look like these.
-_IDS = re.compile(rb'token_ids":\[([\d,]*)\]')
+_IDS, _PROMPT = b'token_ids":[', b"prompt_"
 _ERROR = b'data: {"error"'
 _DONE = b"data: [DONE]"
 _KEPT_CHARS = 2 * STOP_CHARS_MAX
@@ -103,15 +102,23 @@ class AnswerSoFar:
             begin = events.index(_ERROR)
             self.failure = events[begin:][:500].decode("utf-8", "replace")
             events = events[:begin]
-        parts = _IDS.split(events)
-        for place in range(1, len(parts), 2):
-            ids, parts[place] = parts[place], b'token_ids":null'
-            if parts[place - 1].endswith(b'"prompt_'):
+        parts: list[bytes] = []
+        place = 0
+        while (found := events.find(_IDS, place)) >= 0:
+            begin = found + len(_IDS)
+            end = events.index(b"]", begin)
+            ids = events[begin:end]
+            if events[found - len(_PROMPT) : found] == _PROMPT:
                 self._prompt_ids = self._prompt_ids or ids
             elif b"," in ids:
                 self._tokens.extend(map(int, ids.split(b",")))
             elif ids:
                 self._tokens.append(int(ids))
+            parts += (events[place : begin - 1], b"null")
+            place = end + 1
+        if not parts:
+            return events
+        parts.append(events[place:])
         if len(self._tokens) > self._tokens_max:
             self.refused, self._tokens = NotContinued.TOO_LONG, array("Q")
         return b"".join(parts)
