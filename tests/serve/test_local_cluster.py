@@ -402,16 +402,54 @@ def test_a_killed_prefill_engine_fails_no_request_and_comes_back(local: Any) -> 
     assert again.headers["x-tidemill-path"] == "disaggregated"
 
 
+def _streamed(local: Any, prompt: str, *, meanwhile: Any = None) -> tuple[str, list[Any], str]:
+    """Text, events and decision of a greedy chat stream, something done when a third of it is there."""
+    body = {
+        "model": _MODEL,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 60,
+        "min_tokens": 60,
+        "temperature": 0,
+        "stop": ["no such words"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    headers = {"x-tidemill-cache": "off"}
+    lines: list[str] = []
+    url = f"{local.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=240) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                lines.append(line[6:])
+            if len(lines) == 20 and meanwhile is not None:
+                meanwhile()
+                meanwhile = None
+    assert lines[-1] == "[DONE]", lines[-3:]
+    events = [json.loads(line) for line in lines[:-1]]
+    text = "".join(c["delta"].get("content") or "" for e in events for c in e["choices"])
+    return text, events, answer.headers["x-tidemill-decision-id"]
+
+
 @pytest.mark.parametrize("victim", ["engine core", "replica"])
-def test_a_killed_decode_engine_fails_only_streams_that_had_begun(local: Any, victim: str) -> None:
+def test_a_killed_decode_engine_costs_nothing(local: Any, victim: str) -> None:
     before = local.replicas("decode")[0]["replica_id"]
     core, replica = local.engine_core("pool-decode-cpu"), local.replica_process("pool-decode-cpu")
     process = core if victim == "engine core" else replica
-    ends = asyncio.run(_load(local, lambda: process.send_signal(signal.SIGKILL), seconds=24))
-    assert len(ends) >= 8
-    broken = [(begun, end) for begun, whole, end in ends if not whole]
-    assert all(begun for begun, _ in broken), broken
-    assert len(broken) <= 2  # half of the four clients stream
+    prompt = _long(95 + len(victim))
+    whole, undisturbed, _ = _streamed(local, prompt)
+    text, events, decision_id = _streamed(
+        local, prompt, meanwhile=lambda: process.send_signal(signal.SIGKILL)
+    )
+    assert text == whole  # word for word, although the prefill engine has made the rest
+    assert {(event["id"], event["created"]) for event in events} == {(events[0]["id"], events[0]["created"])}
+    assert sum("role" in c["delta"] for e in events for c in e["choices"]) == 1
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert [events[-1]["usage"][n] for n in counts] == [undisturbed[-1]["usage"][n] for n in counts]
+    record = local.written_decision(decision_id)
+    assert [attempt["outcome"] for attempt in record["attempts"]][-2:] == ["broken", "answered"]
+    assert record["attempts"][-1]["reason"] == "continued"
+    ends = asyncio.run(_load(local, lambda: None, seconds=8))  # while nobody decodes but the prefill engine
+    assert [end for _, whole, end in ends if not whole] == []
     local.wait_for("a new decode replica", lambda: local.replicas("decode")[0]["replica_id"] != before, 180)
     local.wait_for("the old engine to be gone", lambda: not core.is_running(), 30)
     again = _greedy(local.url, _long(91 + len(victim)), cached=False)
