@@ -10,6 +10,7 @@ from cluster.entities.workload import Surface
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
@@ -37,6 +38,8 @@ class ApiError(Exception):
             return {"type": "error", "error": {"type": kind, "message": self.message}}
         if self.status == 429:
             kind = "rate_limit_error"
+        elif self.status == 402:
+            kind = "insufficient_quota"
         else:
             kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}

@@ -235,7 +235,10 @@ async def test_budgets_warn_and_stop_with_402(start_cluster, make_key):
     used = sum(a.json["usage"]["total_tokens"] for a in seen[:-1])
     assert seen[-1].status == 402
     assert 150 <= used <= 200
-    assert seen[-1].json["error"]["code"] == "insufficient_quota"
+    assert seen[-1].json["error"]["code"] == seen[-1].json["error"]["type"] == "insufficient_quota"
+    message = {"model": "sim", "max_tokens": 150, "messages": [{"role": "user", "content": "hi"}]}
+    anthropic = await cluster.post("/v1/messages", message, x_api_key=tokens)
+    assert (anthropic.status, anthropic.json["error"]["type"]) == (402, "billing_error")
     assert 0 < int(seen[-1].headers["retry-after"]) <= 86_400
     assert "x-tidemill-budget-warning" not in seen[0].headers
     assert seen[-2].headers["x-tidemill-budget-warning"].startswith("day:tokens 0.")
