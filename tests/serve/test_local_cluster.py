@@ -19,6 +19,7 @@ import httpx
 import openai
 import pytest
 
+from tests.serve.local_load import QUESTIONS, STORY, load, long_prompt, streamed
 from tests.serve.malformed import malformed_requests
 from tests.serve.observability import assert_only_the_catalogue, targets_of, wait_scraped
 from tests.serve.prometheus import exposed, needs_prometheus, watching
@@ -27,43 +28,11 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 _MODEL = "smollm2-135m-instruct"
 _PROMPTS_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts"
-_STORY = (
-    "The tide comes in twice a day and fills the pond behind the dam. When it has fallen again, the miller "
-    "opens the sluice and the water drives the wheel. In spring the tides are high and the mill grinds for "
-    "five hours; at the neap it stands still for half a week, and the miller mends his nets. "
-)
-_QUESTIONS = [
-    "How often does the tide come in?",
-    "What drives the wheel?",
-    "When are the tides high?",
-    "What does the miller mend?",
-    "Where is the pond?",
-    "How long does the mill grind in spring?",
-    "What happens at the neap?",
-    "Who opens the sluice?",
-    "What fills the pond?",
-    "Write a title for this story.",
-    "Is the mill by the sea?",
-    "What is a sluice?",
-    "Name two things the miller does.",
-    "How many hours does the mill work in spring?",
-    "What stands still for half a week?",
-    "Why does the mill stand still?",
-    "Summarise the story in five words.",
-    "What comes twice a day?",
-    "What is behind the dam?",
-    "Which season has high tides?",
-]
 
 
 @pytest.fixture
 def client(local: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{local.url}/v1", api_key="test", max_retries=0, timeout=120)
-
-
-def _long(number: int) -> str:
-    """About 300 tokens that no other prompt begins with."""
-    return f"Story {number}. " + _STORY * 4 + _QUESTIONS[number % len(_QUESTIONS)]
 
 
 def _shared_prompts() -> list[str]:
@@ -102,7 +71,7 @@ def test_a_long_prompt_is_disaggregated_and_a_short_one_combined(client: openai.
         return str(raw.headers["x-tidemill-path"])
 
     assert path("How high is the tide today?") == "combined"
-    assert path(_STORY * 6) == "disaggregated"
+    assert path(STORY * 6) == "disaggregated"
 
 
 @needs_prometheus
@@ -111,7 +80,7 @@ def test_prometheus_sees_vllm_s_own_series(local: Any, client: openai.OpenAI, tm
     assert_only_the_catalogue(exposed([g for g in targets if g["labels"]["job"].startswith("tidemill")]))
     with watching(local, tmp_path) as prometheus:
         for number in range(2):
-            client.completions.create(model=_MODEL, prompt=_long(300 + number), max_tokens=4)
+            client.completions.create(model=_MODEL, prompt=long_prompt(300 + number), max_tokens=4)
         wait_scraped(prometheus, targets)
         running = prometheus.query("sum by (pool) (vllm:num_requests_running)")
         assert {series["metric"]["pool"] for series in running} == {"prefill-cpu", "decode-cpu"}
@@ -124,14 +93,14 @@ def test_prometheus_sees_vllm_s_own_series(local: Any, client: openai.OpenAI, tm
 
 def test_the_prefill_rate_is_measured(local: Any) -> None:
     """Routing divides by it; an engine that has prefilled long prompts must have said how fast."""
-    _greedy(local.url, _long(60))
+    _greedy(local.url, long_prompt(60))
     local.wait_for(
         "a measured rate", lambda: (local.replicas("prefill")[0]["prefill_tokens_per_s"] or 0) > 20, 10
     )
 
 
 def test_the_engines_tell_of_their_prefix_caches(local: Any) -> None:
-    _greedy(local.url, _long(60))
+    _greedy(local.url, long_prompt(60))
     local.wait_for(
         "blocks in both prefix caches",
         lambda: all(replica["prefix_cache"]["tokens"] > 0 for replica in local.replicas()),
@@ -142,13 +111,13 @@ def test_the_engines_tell_of_their_prefix_caches(local: Any) -> None:
 @pytest.mark.parametrize("source", ["written here", "gsm8k"])
 def test_greedy_text_is_that_of_a_single_engine_on_both_paths(local: Any, source: str) -> None:
     """The prefill engine, asked alone for the whole answer, is the single engine."""
-    questions = _QUESTIONS if source == "written here" else _shared_prompts()
+    questions = QUESTIONS if source == "written here" else _shared_prompts()
     if not questions:
         pytest.skip(f"{_PROMPTS_FOLDER} is not there; the prompts written here are tested all the same")
     alone = local.replicas("prefill")[0]["url"]
     paths: Counter[str] = Counter()
     for number, question in enumerate(questions):
-        story = f"Note {source} {number}. {_STORY * 3}" if number % 2 else ""
+        story = f"Note {source} {number}. {STORY * 3}" if number % 2 else ""
         prompt = f"{story}Question: {question}\nAnswer:"
         through = _greedy(local.url, prompt, cached=False)
         paths[through.headers["x-tidemill-path"]] += 1
@@ -260,7 +229,7 @@ def test_a_tool_call_goes_there_and_back(client: openai.OpenAI) -> None:
 
 
 def test_responses_and_messages_are_relayed(local: Any, client: openai.OpenAI) -> None:
-    raw = client.responses.with_raw_response.create(model=_MODEL, input=_long(3), max_output_tokens=6)
+    raw = client.responses.with_raw_response.create(model=_MODEL, input=long_prompt(3), max_output_tokens=6)
     assert raw.headers["x-tidemill-path"] == "disaggregated"
     assert raw.parse().output_text
     kinds = [
@@ -272,7 +241,7 @@ def test_responses_and_messages_are_relayed(local: Any, client: openai.OpenAI) -
     hello: Any = [{"role": "user", "content": "Say hello."}]
     said = other.messages.create(model=_MODEL, max_tokens=5, messages=hello)
     assert said.usage.output_tokens == 5
-    long: Any = [{"role": "user", "content": _long(4)}]
+    long: Any = [{"role": "user", "content": long_prompt(4)}]
     with other.messages.stream(model=_MODEL, max_tokens=5, messages=long) as stream:
         assert "".join(stream.text_stream)
     assert other.messages.count_tokens(model=_MODEL, messages=hello).input_tokens > 0
@@ -313,7 +282,7 @@ def test_a_client_that_leaves_stops_the_engine(local: Any) -> None:
 def test_blocks_of_a_ticket_that_nobody_redeems_are_freed(local: Any) -> None:
     prefill = local.replicas("prefill")[0]["url"]
     wanted = {"do_remote_decode": True, "do_remote_prefill": False}
-    body = {"model": _MODEL, "prompt": _long(77), "max_tokens": 1, "kv_transfer_params": wanted}
+    body = {"model": _MODEL, "prompt": long_prompt(77), "max_tokens": 1, "kv_transfer_params": wanted}
     answer = httpx.post(f"{prefill}/v1/completions", json=body, timeout=60).json()
     assert answer["kv_transfer_params"]["remote_block_ids"][0]
     assert _gauges(prefill)["kv_cache_usage_perc"] > 0
@@ -334,14 +303,14 @@ def test_a_ticket_that_is_gone_costs_a_prefill_and_no_answer(local: Any) -> None
         "remote_port": 1,
         "tp_size": 1,
     }
-    body = {"model": _MODEL, "prompt": _long(78), "max_tokens": 6, "temperature": 0}
+    body = {"model": _MODEL, "prompt": long_prompt(78), "max_tokens": 6, "temperature": 0}
     lost = httpx.post(f"{decode}/v1/completions", json=body | {"kv_transfer_params": ticket}, timeout=120)
     assert lost.status_code == 200, lost.text
-    assert _text(lost) == _text(_greedy(local.replicas("prefill")[0]["url"], _long(78), tokens=6))
+    assert _text(lost) == _text(_greedy(local.replicas("prefill")[0]["url"], long_prompt(78), tokens=6))
 
 
 def test_a_decision_is_explained(local: Any) -> None:
-    decision_id = _greedy(local.url, _long(50)).headers["x-tidemill-decision-id"]
+    decision_id = _greedy(local.url, long_prompt(50)).headers["x-tidemill-decision-id"]
     local.wait_for("the record", lambda: local.decision(decision_id), 5)
     shown = local.run("explain", decision_id)
     assert shown.returncode == 0, shown.stderr
@@ -351,46 +320,10 @@ def test_a_decision_is_explained(local: Any) -> None:
     assert {r["role"] for r in json.loads(chat.stdout)["replicas"]} == {"prefill", "decode"}
 
 
-async def _load(local: Any, meanwhile: Any, *, seconds: float) -> list[tuple[bool, bool, str]]:
-    """Four clients that ask, long and short, streamed and not; (streamed, whole, how it ended) for each."""
-    ends: list[tuple[bool, bool, str]] = []
-    stop_s = time.monotonic() + seconds
-
-    async def one(http: httpx.AsyncClient, client: int) -> None:
-        number = 0
-        while time.monotonic() < stop_s:
-            number += 1
-            stream = client % 2 == 0
-            content = _long(1000 * client + number) if number % 2 else f"Hello {client} {number}"
-            body = {
-                "model": _MODEL,
-                "messages": [{"role": "user", "content": content}],
-                "max_tokens": 8,
-                "stream": stream,
-            }
-            try:
-                async with http.stream("POST", f"{local.url}/v1/chat/completions", json=body) as answer:
-                    text = (await answer.aread()).decode()
-            except httpx.HTTPError as error:
-                ends.append((stream, False, repr(error)))
-                continue
-            whole = answer.status_code == 200 and '"error"' not in text
-            whole = whole and (not stream or text.endswith("data: [DONE]\n\n"))
-            begun = '"delta"' in text
-            ends.append((stream and begun, whole, f"{answer.status_code} {text[-200:]}"))
-
-    async with httpx.AsyncClient(timeout=240) as http:
-        tasks = [asyncio.create_task(one(http, client)) for client in range(4)]
-        await asyncio.sleep(seconds / 4)
-        await asyncio.to_thread(meanwhile)
-        await asyncio.gather(*tasks)
-    return ends
-
-
 def test_a_killed_prefill_engine_fails_no_request_and_comes_back(local: Any) -> None:
     before = local.replicas("prefill")[0]["replica_id"]
     core = local.engine_core("pool-prefill-cpu")
-    ends = asyncio.run(_load(local, lambda: core.send_signal(signal.SIGKILL), seconds=24))
+    ends = asyncio.run(load(local, lambda: core.send_signal(signal.SIGKILL), seconds=24))
     assert len(ends) >= 8
     assert [end for _, whole, end in ends if not whole] == []
     local.wait_for(
@@ -398,36 +331,8 @@ def test_a_killed_prefill_engine_fails_no_request_and_comes_back(local: Any) -> 
         lambda: local.replicas("prefill")[0]["replica_id"] != before,
         180,
     )
-    again = _greedy(local.url, _long(90), cached=False)
+    again = _greedy(local.url, long_prompt(90), cached=False)
     assert again.headers["x-tidemill-path"] == "disaggregated"
-
-
-def _streamed(local: Any, prompt: str, *, meanwhile: Any = None) -> tuple[str, list[Any], str]:
-    """Text, events and decision of a greedy chat stream, something done when a third of it is there."""
-    body = {
-        "model": _MODEL,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": 60,
-        "min_tokens": 60,
-        "temperature": 0,
-        "stop": ["no such words"],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    headers = {"x-tidemill-cache": "off"}
-    lines: list[str] = []
-    url = f"{local.url}/v1/chat/completions"
-    with httpx.stream("POST", url, json=body, headers=headers, timeout=240) as answer:
-        for line in answer.iter_lines():
-            if line.startswith("data: "):
-                lines.append(line[6:])
-            if len(lines) == 20 and meanwhile is not None:
-                meanwhile()
-                meanwhile = None
-    assert lines[-1] == "[DONE]", lines[-3:]
-    events = [json.loads(line) for line in lines[:-1]]
-    text = "".join(c["delta"].get("content") or "" for e in events for c in e["choices"])
-    return text, events, answer.headers["x-tidemill-decision-id"]
 
 
 @pytest.mark.parametrize("victim", ["engine core", "replica"])
@@ -435,11 +340,9 @@ def test_a_killed_decode_engine_costs_nothing(local: Any, victim: str) -> None:
     before = local.replicas("decode")[0]["replica_id"]
     core, replica = local.engine_core("pool-decode-cpu"), local.replica_process("pool-decode-cpu")
     process = core if victim == "engine core" else replica
-    prompt = _long(95 + len(victim))
-    whole, undisturbed, _ = _streamed(local, prompt)
-    text, events, decision_id = _streamed(
-        local, prompt, meanwhile=lambda: process.send_signal(signal.SIGKILL)
-    )
+    prompt = long_prompt(95 + len(victim))
+    whole, undisturbed, _ = streamed(local, prompt)
+    text, events, decision_id = streamed(local, prompt, meanwhile=lambda: process.send_signal(signal.SIGKILL))
     assert text == whole  # word for word, although the prefill engine has made the rest
     assert {(event["id"], event["created"]) for event in events} == {(events[0]["id"], events[0]["created"])}
     assert sum("role" in c["delta"] for e in events for c in e["choices"]) == 1
@@ -448,9 +351,9 @@ def test_a_killed_decode_engine_costs_nothing(local: Any, victim: str) -> None:
     record = local.written_decision(decision_id)
     assert [attempt["outcome"] for attempt in record["attempts"]][-2:] == ["broken", "answered"]
     assert record["attempts"][-1]["reason"] == "continued"
-    ends = asyncio.run(_load(local, lambda: None, seconds=8))  # while nobody decodes but the prefill engine
+    ends = asyncio.run(load(local, lambda: None, seconds=8))  # while nobody decodes but the prefill engine
     assert [end for _, whole, end in ends if not whole] == []
     local.wait_for("a new decode replica", lambda: local.replicas("decode")[0]["replica_id"] != before, 180)
     local.wait_for("the old engine to be gone", lambda: not core.is_running(), 30)
-    again = _greedy(local.url, _long(91 + len(victim)), cached=False)
+    again = _greedy(local.url, long_prompt(91 + len(victim)), cached=False)
     assert again.headers["x-tidemill-pool"] == "decode-cpu"
