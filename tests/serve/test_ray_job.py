@@ -1,6 +1,7 @@
 """Tidemill as a Ray job on a cluster that somebody else started, through Ray's own job interface."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import psutil
 import pytest
 import yaml
 
+from cluster.config import parse_config
+from operators.kubernetes.ray_service import serve_config
 from tests.serve.conftest import ROOT, free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -110,9 +113,17 @@ class ForeignCluster:
         log = self.state / "deploy.log"
         return log.read_text()[-3000:] if log.exists() else ""
 
+    def admin_key(self) -> str:
+        """The key that the first job made, or one for tests that run without it."""
+        path = self.state / "admin-key"
+        if not path.exists():
+            self.state.mkdir(exist_ok=True)
+            path.write_text("a-key-of-the-tests")
+        return path.read_text()
+
     def replicas(self) -> dict[str, set[str]]:
         """Ids of replicas by pool, as the gateway knows them."""
-        key = (self.state / "admin-key").read_text()
+        key = self.admin_key()
         answer = httpx.get(
             f"{self.url}/admin/fleet", headers={"authorization": f"Bearer {key}"}, timeout=10
         ).json()
@@ -238,3 +249,38 @@ def test_down_leaves_the_cluster_and_nothing_of_ours(foreign: ForeignCluster) ->
         and any(name in line for name in ("Serve", "Fleet", "Provisioner", "Telemetry"))
     ]
     assert not left
+
+
+def test_what_a_ray_service_describes_is_served_and_resized(foreign: ForeignCluster) -> None:
+    """KubeRay puts the description that is in a RayService to Serve's REST interface; so does this."""
+    config = yaml.safe_load(_CONFIG)
+    config["gateway"]["port"] = foreign.gateway
+    description = serve_config(parse_config(yaml.safe_dump(config)))
+    # In a pod these are the container's; this head was started without them.
+    environment = {
+        "PYTHONPATH": str(foreign.working_dir),
+        "TIDEMILL_STATE": str(foreign.state),
+        "TIDEMILL_ADMIN_KEY": foreign.admin_key(),
+    }
+    for application in description["applications"]:
+        application["runtime_env"] = {"env_vars": environment}
+    dashboard = f"http://127.0.0.1:{foreign.dashboard}"
+    token = Path(foreign.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    with httpx.Client(headers={"authorization": f"Bearer {token}"}, timeout=60) as serve:
+        serve.put(f"{dashboard}/api/serve/applications/", json=description).raise_for_status()
+        body = {"model": "auto", "prompt": "hello", "max_tokens": 4}
+        _until(lambda: httpx.post(f"{foreign.url}/v1/completions", json=body, timeout=30).status_code == 200)
+        _until(lambda: set(foreign.replicas()) == {"a", "b", "gateway"})
+        scale = "api/v1/applications/pool-a/deployments/Combined/scale"
+        serve.post(f"{dashboard}/{scale}", json={"target_num_replicas": 2}).raise_for_status()
+        _until(lambda: len(foreign.replicas()["a"]) == 2)
+
+
+def _until(holds: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if holds():
+                return
+        assert time.monotonic() < deadline_s
+        time.sleep(0.5)
