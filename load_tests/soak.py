@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 
 from load_tests.arguments import bounded
-from load_tests.chaos.cluster import CONFIG, MODEL, ChaosCluster, ClusterError
+from load_tests.chaos.cluster import CONFIG, MODEL, ChaosCluster, ClusterError, stop_on_termination
 from load_tests.chaos.faults import (
     CACHE,
     CONTROLLER,
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=bounded(int, 0, 1_000_000), default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(arguments)
+    stop_on_termination()
     cluster = ChaosCluster(CONFIG)
     try:
         cluster.start()

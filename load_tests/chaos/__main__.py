@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from load_tests.arguments import bounded
-from load_tests.chaos.cluster import CONFIG, ChaosCluster, ClusterError, waited_s
+from load_tests.chaos.cluster import CONFIG, ChaosCluster, ClusterError, stop_on_termination, waited_s
 from load_tests.chaos.faults import FAULTS, Fault, NoVictimError
 from load_tests.chaos.load import SteadyLoad, judged
 from load_tests.record import circumstances
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         parser.error(f"unknown cases: {', '.join(unknown)}; there are: {', '.join(names)}")
+    stop_on_termination()
     try:
         rows = _run([fault for fault in FAULTS if fault.name in wanted], options)
     except ClusterError as error:

@@ -55,10 +55,12 @@ def _killed(
         for process in hit:
             process.send_signal(signal_number)
         gone = {process.pid for process in hit}
+        # Pools may be resized meanwhile: of them `_fleet_whole` knows how many there must be.
+        wanted = 1 if "ServeReplica:pool-" in word else len(before)
 
         def recovered() -> bool:
             now = {process.pid for process in cluster.matching(word)}
-            return not gone & now and len(now) >= len(before) and _fleet_whole(cluster)
+            return not gone & now and len(now) >= wanted and _fleet_whole(cluster)
 
         return recovered
 

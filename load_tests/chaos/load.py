@@ -14,6 +14,8 @@ from load_tests.chaos.cluster import MODEL
 from load_tests.client import OK, StreamClient, parse_target
 
 _LONG = "The tide rises and the wheel turns again near the old mill. " * 40
+_PATIENCE_S = 30.0
+"""A client that has waited so long counts as failed (`timeout`)."""
 _REPEATED = 40
 """Different prompts among those that are asked again and again, for the cache."""
 
@@ -56,7 +58,7 @@ class SteadyLoad:
         return self.seen
 
     async def _run(self) -> None:
-        client = StreamClient(parse_target(self.url), timeout_s=60.0)
+        client = StreamClient(parse_target(self.url), timeout_s=_PATIENCE_S)
         chance = random.Random(self.seed)
         open_requests: set[asyncio.Task[None]] = set()
         number = 0
