@@ -11,8 +11,8 @@ import orjson
 from cluster.entities.adapters import AdapterCard
 from cluster.replay.codec import encode
 from deployments.adapter_messages import CatalogueAnswer
-from deployments.directory.head_actors import ActorAwayError
 from deployments.router.adapters import Adapters
+from deployments.router.coordinator import CoordinatorAwayError
 from deployments.router.core import RouterCore
 from deployments.router.errors import ApiError, bad_request, overloaded
 from deployments.router.responder import Responder
@@ -121,7 +121,7 @@ class AdapterAdmin:
             raise overloaded("No coordinator of adapters runs here.", status=503, retry_after_s=5)
         try:
             answer = await coordinator.change(operation, name, fields)
-        except ActorAwayError as error:
+        except CoordinatorAwayError as error:
             message = f"The coordinator of adapters is away, and the catalogue stays as it is: {error}"
             raise overloaded(message, status=503, retry_after_s=3) from error
         if answer.catalogue is not None:

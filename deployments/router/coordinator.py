@@ -3,24 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from deployments.adapter_messages import COORDINATOR_ACTOR, CatalogueAnswer
-from deployments.directory.head_actors import NamedActor
+from deployments.adapter_messages import CatalogueAnswer
+
+
+class CoordinatorAwayError(Exception):
+    """The coordinator does not answer now."""
 
 
 class Coordinator(Protocol):
-    """The coordinator as routers see it."""
+    """Takes changes of the catalogue."""
 
     async def change(self, operation: str, name: str, fields: Mapping[str, Any]) -> CatalogueAnswer:
-        """Add, update or remove an adapter. Raises ActorAwayError when it does not answer."""
-
-
-class RemoteCoordinator:
-    """One process's connection to the coordinator; survives its restart."""
-
-    def __init__(self, *, timeout_s: float) -> None:
-        self._actor = NamedActor(COORDINATOR_ACTOR, timeout_s=timeout_s)
-
-    async def change(self, operation: str, name: str, fields: Mapping[str, Any]) -> CatalogueAnswer:
-        """See `Coordinator`."""
-        found: CatalogueAnswer = await self._actor.call("change", operation, name, dict(fields))
-        return found
+        """Add, update or remove an adapter. Raises CoordinatorAwayError when nobody answers."""

@@ -12,9 +12,9 @@ from deployments.directory.actor import DirectoryClient
 from deployments.messages import DemandReport
 from deployments.model_learning.actor import RemoteLearner
 from deployments.router.asgi import RouterApp
-from deployments.router.coordinator import RemoteCoordinator
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.metrics_port import MetricsPort
+from deployments.router.remote_coordinator import RemoteCoordinator
 from deployments.router.responder import Receive, Scope, Send
 
 _GOODBYE_TIMEOUT_S = 2.0

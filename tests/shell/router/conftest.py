@@ -26,7 +26,6 @@ from deployments.adapter_messages import CatalogueAnswer
 from deployments.adapter_pager.files import AdapterFacts
 from deployments.adapter_pager.folders import AdapterFolders
 from deployments.adapter_pager.sources import AdapterSources
-from deployments.directory.head_actors import ActorAwayError
 from deployments.engine.paging import ADAPTERS_FOLDER, Paged, paged
 from deployments.engine.simulated import SimulatedApp
 from deployments.http_port import HttpPort, free_port
@@ -41,6 +40,7 @@ from deployments.messages import (
 from deployments.model_learning.service import ModelLearner
 from deployments.router import engine_answer, going_on
 from deployments.router.asgi import RouterApp
+from deployments.router.coordinator import CoordinatorAwayError
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
@@ -170,7 +170,7 @@ class LittleCluster:
     async def change(self, operation: str, name: str, fields: Any) -> CatalogueAnswer:
         """The coordinator as the router calls it."""
         if self.coordinator is None:
-            raise ActorAwayError("killed on purpose")
+            raise CoordinatorAwayError("killed on purpose")
         return await self.coordinator.change(operation, name, fields)
 
     async def publish_adapters(self, adapters: PublishedAdapters) -> None:
