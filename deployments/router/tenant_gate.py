@@ -111,8 +111,8 @@ class TenantGate:
             async with asyncio.timeout(2 * self._store.timeout_s):
                 await self._in_thread(lambda: self._ledger.exchange(orders))
                 await self._report_usage()
-        except (LedgerAwayError, TimeoutError) as error:
-            logger.warning("what tenants used last was not written: %s", error)
+        except Exception as error:  # noqa: BLE001 - leaving must not fail on it
+            logger.warning("what tenants used last was not written: %s", type(error).__name__)
         self._thread.submit(self._ledger.close)
         self._thread.shutdown(wait=False)
 
@@ -196,11 +196,12 @@ class TenantGate:
         try:
             while state.waiting:
                 await self._ask_once(state)
-        except LedgerAwayError as error:
-            self._away(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the ledger, nobody must hang on it
+            known = isinstance(error, LedgerAwayError)
+            self._away(str(error) if known else type(error).__name__)
             for want in state.waiting:
                 if not want.got.done():
-                    want.got.set_exception(error)
+                    want.got.set_exception(error if known else LedgerAwayError("it failed"))
         finally:
             state.asking = None
 
@@ -224,7 +225,7 @@ class TenantGate:
             replies: list[Reply] = await self._in_thread(
                 lambda: self._ledger.exchange([(order, state.terms)])
             )
-        except LedgerAwayError:
+        except Exception:
             state.leases.lost(order)
             raise
         return replies[0]

@@ -105,6 +105,9 @@ class KeyRing:
         except KeysUnreadableError as error:
             # Those that were known stay valid: losing the store must not lock everybody out.
             logger.warning("API keys not read: %s", error)
+        except Exception:
+            # Looking must not end: a key that is revoked later would stay valid.
+            logger.exception("API keys not read")
 
 
 def _models(config: TidemillConfig, tenant: TenantConfig) -> frozenset[str] | None:

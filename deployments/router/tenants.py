@@ -175,17 +175,19 @@ class Tenants:
         """
         if record.path is Path.CACHED:
             return Usage(requests=1, cached=1)
+        if record.cascade:  # all models that were asked made their part
+            return Usage(
+                requests=1,
+                prompt_tokens=sum(step.prompt_tokens for step in record.cascade),
+                output_tokens=sum(step.output_tokens for step in record.cascade),
+                usd=sum(step.cost_usd for step in record.cascade),
+            )
         prompt, output = record.prompt_tokens, record.output_tokens or tokens_seen
         if prompt is None:
             prompt = record.signals.prompt_tokens if tokens_seen else 0
         price_in, price_out = self._prices.get(record.signals.model, (0.0, 0.0))
-        cascade_usd = sum(step.cost_usd for step in record.cascade)
-        return Usage(
-            requests=1,
-            prompt_tokens=prompt,
-            output_tokens=output,
-            usd=cascade_usd or prompt * price_in + output * price_out,
-        )
+        usd = prompt * price_in + output * price_out
+        return Usage(requests=1, prompt_tokens=prompt, output_tokens=output, usd=usd)
 
     def charge_energy(self, tenant: str, source: EnergySource, energy_j: float) -> None:
         """Energy that a tenant's requests have used."""

@@ -309,6 +309,20 @@ async def test_without_the_ledger_it_is_as_configured(start_cluster, make_key, t
     assert (await cluster.get("/admin/usage", key="the-admin-key")).status == 503
 
 
+async def test_a_ledger_that_fails_in_a_way_nobody_thought_of_holds_nobody_up(start_cluster, make_key):
+    key = make_key("acme")
+    cluster = await start_cluster(with_tenants(acme={"requests_per_minute": 9}))
+    assert (await cluster.chat(headers=bearer(key))).status == 200
+    gate = cluster.core.tenants.gate
+    gate._ledger._transaction = None  # whatever it is asked now is a TypeError
+    for lease in gate.leases("acme").leases:
+        lease.until_s = 0.0
+    began_at_s = time.monotonic()
+    answer = await cluster.chat(headers=bearer(key))
+    assert (answer.status, answer.json["error"]["code"]) == (503, "limits_unavailable")
+    assert time.monotonic() - began_at_s < 0.5
+
+
 async def test_cached_answers_are_a_tenants_own_and_cost_nothing(start_cluster, make_key):
     first, same, other = make_key("acme"), make_key("acme"), make_key("other")
     changes = with_tenants(acme={"budget": {"day": {"tokens": 10_000}}}, other={})
