@@ -133,6 +133,7 @@ def _configuration(folder: Path, sources: dict[str, Path], options: argparse.Nam
     (pool,) = config["pools"].values()
     model = pool["model"]
     pool["adapters"]["slots"] = options.slots
+    pool["resources"]["cpus"] = options.cores
     config["adapters"] = {
         "catalogue": {name: {"base_model": model, "source": str(path)} for name, path in sources.items()},
         "paging": {"policy": options.paging_policy},
@@ -221,7 +222,8 @@ def main() -> None:
     parser.add_argument("--rate-per-s", type=float, default=2.0, help="mean arrivals (%(default)s)")
     parser.add_argument("--zipf", type=float, default=1.0, help="exponent of popularity (%(default)s)")
     parser.add_argument("--tokens-min", type=int, default=8)
-    parser.add_argument("--tokens-max", type=int, default=24)
+    parser.add_argument("--tokens-max", type=int, default=12)
+    parser.add_argument("--cores", type=int, default=2, help="of the engine (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="traces, one after the other (%(default)s)")
     parser.add_argument("--policies", nargs="+", choices=KINDS, default=["lru", "pager"])

@@ -211,6 +211,7 @@ class PageLoop:
             await self._backend.load(entry.for_engine())
         except AdapterLoadError as error:
             self._staging.failed(entry, "engine", str(error))
+            await self.reconcile()  # what is left of it would take a slot
             return
         now_s = time.monotonic()
         entry.tier, entry.failures, entry.staging_since_s = AdapterTier.DEVICE, 0, 0.0

@@ -38,16 +38,36 @@ class _Copies:
     def __init__(self, runner: Any) -> None:
         self._runner = runner
         self._manager = runner.lora_manager
-        self._read = self._manager._load_adapter  # noqa: SLF001 - vLLM reads files nowhere else
+        self._read_files = self._manager._load_adapter  # noqa: SLF001 - vLLM reads files nowhere else
         self._add = self._manager.add_adapter
         self._models: dict[int, Any] = {}
         self._errors: dict[int, str] = {}
         self._loads, self._load_s, self._stall_s, self._stream_s = 0, 0.0, 0.0, 0.0
         # An expert's matrices are cut to this worker's share when they are added: not twice.
-        modules = self._manager._adapter_manager.modules.values()  # noqa: SLF001
-        self._keeps = not any("MoE" in type(module).__name__ for module in modules)
+        modules = self._manager._adapter_manager.modules  # noqa: SLF001
+        self._keeps = not any("MoE" in type(module).__name__ for module in modules.values())
+        self._inputs = self._input_sizes(modules) if self._keeps else {}
         self._manager._load_adapter = self._given  # noqa: SLF001
         self._manager.add_adapter = self._timed
+
+    def _input_sizes(self, modules: dict[str, Any]) -> dict[str, int]:
+        """What every projection of the whole model takes in; empty where a worker has only a share of it."""
+        packed = self._manager._adapter_manager.packed_modules  # noqa: SLF001
+        sizes: dict[str, int] = {}
+        for name, module in modules.items():
+            stacked = getattr(module, "lora_a_stacked", None)
+            if getattr(module, "tp_size", 1) == 1 and stacked is not None:
+                sizes |= dict.fromkeys(packed.get(name, [name]), int(stacked[0].shape[-1]))
+        return sizes
+
+    def _read(self, request: LoRARequest) -> Any:
+        """An adapter from its files. One for a smaller model is refused: vLLM would take it, and be wrong."""
+        model = self._read_files(request)
+        for name, weights in model.loras.items():
+            wanted, found = self._inputs.get(name), weights.lora_a.shape[-1]
+            if wanted not in {None, found}:
+                raise ValueError(f"{name} is made for {found} inputs, and the model's has {wanted}")
+        return model
 
     def prepare(self, request: LoRARequest) -> None:
         """Read in a thread."""

@@ -62,13 +62,13 @@ class FakeEngine:
     async def load(self, adapter: EngineAdapter) -> None:
         async with self._alone(f"load of {adapter.name}"):
             await asyncio.sleep(self.load_s)
-            if adapter.name in self.broken:
-                raise AdapterLoadError("the shapes do not match")
             if adapter.number not in self.held and len(self.held) >= self.slots:
                 number, _ = self.held.popitem(last=False)
                 self.misuse.append(f"the engine threw out {number}")
             self.held[adapter.number] = adapter
             self.held.move_to_end(adapter.number)
+            if adapter.name in self.broken:  # as in vLLM, what was begun is left there
+                raise AdapterLoadError("the shapes do not match")
             self.loads.append(adapter.name)
 
     async def unload(self, number: int) -> None:
