@@ -13,6 +13,7 @@ from deployments.messages import DemandReport
 from deployments.model_learning.actor import RemoteLearner
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
+from deployments.router.heap import settle_heap
 from deployments.router.metrics_port import MetricsPort
 from deployments.router.remote_coordinator import RemoteCoordinator
 from deployments.router.responder import Receive, Scope, Send
@@ -57,6 +58,7 @@ class _LiveRouter:
             self._tasks.append(asyncio.create_task(exchanging))
         metrics = MetricsPort(self._core, client)
         await metrics.start()
+        settle_heap()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in self._tasks:
