@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import orjson
+
 from cluster.entities.adapter_routing import AdapterAnswer, AdapterDecision
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.model_routing import FeedbackSource
@@ -74,9 +76,21 @@ class AdapterRequest:
         self.decision = self._adapters.decide(self._asked, self._found, embedding)
         return self.decision.adapter
 
-    def headers(self, *, with_ticket: bool) -> dict[str, str]:
-        """What the replica's pager should know; with a ticket no other adapter would do any more."""
-        return self._adapters.headers(self.decision, may_differ=not with_ticket)
+    def headers(self, *, may_differ: bool) -> dict[str, str]:
+        """What the replica's pager should know.
+
+        Args:
+            may_differ: whether another one would do, too: not with a ticket, nor amid an answer.
+        """
+        return self._adapters.headers(self.decision, may_differ=may_differ)
+
+    def gone_on(self, body: bytes) -> bytes:
+        """A request to go on with an answer: for the adapter that began it, whichever had been chosen."""
+        if self.answer is None or self.decision is None or self.answer.adapter == self.decision.adapter:
+            return body
+        model = self._found.model
+        name = f"{model}:{self.answer.adapter}" if self.answer.adapter else model
+        return orjson.dumps({**orjson.loads(body), "model": name})
 
     def answered(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Take what a replica says of the adapter that answers; the headers of the client's answer."""

@@ -219,7 +219,7 @@ class EngineAnswer:
         failure: str | None = "not finished"
         headers = self._engine_headers(step)
         if self._adapter is not None:
-            headers |= self._adapter.headers(with_ticket=ticket is not None)
+            headers |= self._adapter.headers(may_differ=ticket is None and relay.seam is None)
         try:
             async with self._core.silence.over(report.replica_id, relay.tokens):
                 response = await self._core.upstream.open(report.url + path, body, headers)
@@ -241,10 +241,12 @@ class EngineAnswer:
     def _asked(self, relay: Relay, ticket: KVTicket | None) -> tuple[str, bytes]:
         """Path and body of the request to the replica."""
         if relay.seam is not None:
-            return Surface.COMPLETIONS.value, relay.so_far.body(relay.seam)
+            body = relay.so_far.body(relay.seam)
+            return Surface.COMPLETIONS.value, self._adapter.gone_on(body) if self._adapter else body
         params = None if ticket is None else ticket.params
-        body = {**self._request.body, "return_token_ids": True} if relay.so_far.wanted else self._request.body
-        return self._request.surface.value, answer_body(replace(self._request, body=body), params)
+        asked = self._request.body
+        asked = {**asked, "return_token_ids": True} if relay.so_far.wanted else asked
+        return self._request.surface.value, answer_body(replace(self._request, body=asked), params)
 
     async def _fetch_ticket(self, answering: ReplicaView) -> KVTicket | None:
         """Let a prefill replica compute the prompt; None if that did not work, for whatever reason."""

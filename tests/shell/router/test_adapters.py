@@ -45,7 +45,7 @@ async def cluster(start_cluster, tmp_path, monkeypatch):
 
 
 async def ask(cluster, model, text="hello", **fields):
-    return await cluster.chat(text, model=model, max_tokens=3, **fields)
+    return await cluster.chat(text, model=model, **{"max_tokens": 3, **fields})
 
 
 async def choice_of(cluster, answer):
@@ -356,6 +356,46 @@ async def test_a_pager_that_cannot_load_says_so_and_harms_nobody_else(start_clus
     assert (await ask(cluster, "sim")).status == 200
     assert all(not load.health.failures for load in cluster.core.picture._loads.values())
     await cluster.assert_idle()
+
+
+class BreaksOnce:
+    """An application whose first stream ends after some parts; it notes who was asked for what."""
+
+    def __init__(self, app, asked):
+        self.app = app
+        self.asked = asked
+
+    async def __call__(self, scope, receive, send):
+        parts = 0
+
+        async def noted():
+            message = await receive()
+            if scope["path"].startswith("/v1/") and message.get("body"):
+                self.asked.append(orjson.loads(message["body"])["model"])
+            return message
+
+        async def until_broken(message):
+            nonlocal parts
+            parts += message["type"] == "http.response.body"
+            if parts > 5 and len(self.asked) == 1:
+                raise ConnectionResetError("broken on purpose")
+            await send(message)
+
+        await self.app(scope, noted, until_broken)
+
+
+@pytest.mark.parametrize("name", ["sim:law", "sim:auto"])
+async def test_a_broken_stream_is_gone_on_with_by_the_same_adapter(start_cluster, tmp_path, name):
+    cluster, asked = await start_cluster(settings(tmp_path)), []
+    for engine in with_pager(cluster):
+        engine.counting.app = BreaksOnce(engine.counting.app, asked)
+    answer = await ask(cluster, name, "Go on", stream=True, max_tokens=20)
+    adapter = answer.headers["x-tidemill-adapter"]
+    assert asked == [f"sim:{adapter}"] * 2
+    assert "continued" in (await cluster.decision(answer))["reasons"]
+    assert answer.events[-1] == "[DONE]"
+    homes = [e for e in with_pager(cluster) if e.paged.pager.shelf.by_name[adapter].in_slot]
+    assert len(homes) == 2, "the second replica has loaded it for the rest"
 
 
 async def test_prompts_are_split_only_between_replicas_with_the_adapter(start_cluster, tmp_path):
