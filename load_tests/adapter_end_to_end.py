@@ -212,8 +212,7 @@ def tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Print one JSON object with --json, else a line for each row."""
+def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The adapter pager on a real engine, against vLLM's LRU.")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--requests", type=int, default=300)
@@ -229,7 +228,12 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", choices=KINDS, default=["lru", "pager"])
     parser.add_argument("--paging-policy", default="hybrid", help="of the pager (%(default)s)")
     parser.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True)
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print one JSON object with --json, else a line for each row."""
+    options = _options(sys.argv[1:])
     rows = asyncio.run(measure(options))
     if options.json:
         command = " ".join(["python -m load_tests.adapter_end_to_end", *sys.argv[1:]])
