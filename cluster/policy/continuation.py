@@ -108,11 +108,6 @@ def find_seam(boundaries: Iterable[Boundary], *, sent_chars: int) -> Seam | None
     return Seam(tokens=last.tokens, repeated_chars=sent_chars - last.chars)
 
 
-def bound_left(bound: int | None, seam: Seam) -> int | None:
-    """What is left of a bound on the answer's tokens; None without a bound."""
-    return None if bound is None else bound - seam.tokens
-
-
 def _counts_aloud(body: Mapping[str, Any]) -> bool:
     """Whether every event of the stream is to carry usage."""
     options = body.get("stream_options")

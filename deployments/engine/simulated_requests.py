@@ -281,7 +281,8 @@ def _bound(surface: Surface, body: dict[str, Any], max_model_len: int) -> int | 
             "Please request fewer output tokens.",
             name,
         )
-    return bound
+    # Who asks for as much as there can be sets no bound: the model ends by itself.
+    return None if bound == max_model_len else bound
 
 
 def _integer(body: dict[str, Any], name: str, *, default: int) -> int:

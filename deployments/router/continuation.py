@@ -18,7 +18,6 @@ from cluster.policy.continuation import (
     Boundary,
     NotContinued,
     Seam,
-    bound_left,
     find_seam,
     held_chars,
     not_continued,
@@ -204,18 +203,31 @@ class AnswerSoFar:
         """Characters that the client has."""
         return self._sent_chars
 
-    def body(self, seam: Seam) -> bytes:
-        """The request to the replica that goes on: prompt and answer so far, as token ids."""
+    @property
+    def bound_tokens(self) -> int | None:
+        """The request's bound on the answer; None if the model's length is the only one."""
         asked = self._request.body
-        body = {name: value for name, value in asked.items() if name not in _CHAT_ONLY}
         if self._request.surface is Surface.COMPLETIONS:
             bound = asked.get("max_tokens", _COMPLETION_TOKENS_DEFAULT)
         else:
             bound = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        return bound if isinstance(bound, int) else None
+
+    def body(self, seam: Seam, *, most_tokens: int | None) -> bytes:
+        """The request to the replica that goes on: prompt and answer so far, as token ids.
+
+        Args:
+            seam: where it begins.
+            most_tokens: for the rest of the answer where the request has no bound: text completions need one,
+                and take no more than fit.
+        """
+        asked = self._request.body
+        body = {name: value for name, value in asked.items() if name not in _CHAT_ONLY}
+        bound = self.bound_tokens
         least = asked.get("min_tokens")
         body |= {
             "prompt": [*map(int, self._prompt_ids.split(b",")), *self._tokens],
-            "max_tokens": bound_left(bound, seam),
+            "max_tokens": most_tokens if bound is None else bound - seam.tokens,
             "min_tokens": max(0, least - seam.tokens) if isinstance(least, int) else 0,
             "add_special_tokens": False,
             "stream": True,

@@ -213,7 +213,6 @@ class EngineAnswer:
         energy = self._energy_entry(report, 0 if ticket else uncached, relay.tokens)
         self._streamed = [*self._streamed, energy] if relay.seam else [energy]
         self._core.energy.begin(energy)
-        path, body = self._asked(relay, ticket)
         response: aiohttp.ClientResponse | None = None
         step = self._step(report)
         failure: str | None = "not finished"
@@ -222,6 +221,7 @@ class EngineAnswer:
             headers |= self._adapter.headers(may_differ=ticket is None and relay.seam is None)
         try:
             async with self._core.silence.over(report.replica_id, relay.tokens):
+                path, body = await self._asked(relay, ticket)
                 response = await self._core.upstream.open(report.url + path, body, headers)
                 if self._adapter is not None:
                     self._responder.headers |= self._adapter.answered(response.headers)
@@ -238,10 +238,13 @@ class EngineAnswer:
         if self.relayed.prompt_tokens:
             self._core.learn_tokens(self._request, self.relayed.prompt_tokens)
 
-    def _asked(self, relay: Relay, ticket: KVTicket | None) -> tuple[str, bytes]:
+    async def _asked(self, relay: Relay, ticket: KVTicket | None) -> tuple[str, bytes]:
         """Path and body of the request to the replica."""
         if relay.seam is not None:
-            body = relay.so_far.body(relay.seam)
+            most = None
+            if relay.so_far.bound_tokens is None:
+                most = await self._core.upstream.model_length(relay.url)
+            body = relay.so_far.body(relay.seam, most_tokens=most)
             return Surface.COMPLETIONS.value, self._adapter.gone_on(body) if self._adapter else body
         params = None if ticket is None else ticket.params
         asked = self._request.body

@@ -104,6 +104,8 @@ class Relay:
         self._annotate = annotate
         self.copy: _Copy | None = None
         """Of what was sent, for the cache; None if it is not wanted."""
+        self.url = dispatch.replica.url
+        """Of the replica."""
         self._events: EventStream | None = None
         self._own_tokens = 0
         self._entry_bytes_max = core.config.semantic_cache.exact.entry_bytes_max

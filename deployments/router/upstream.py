@@ -134,6 +134,21 @@ class Upstream:
             raise ReplicaError(f"{type(error).__name__}: {error}", unreachable=True) from error
         return b"".join(parts)
 
+    async def model_length(self, url: str) -> int:
+        """The longest sequence that an engine takes, prompt and answer together.
+
+        Raises:
+            ReplicaError: it does not say.
+        """
+        try:
+            async with self.session.get(f"{url}/v1/models") as response:
+                cards = orjson.loads(await response.read())["data"]
+            return max(int(card["max_model_len"]) for card in cards if card.get("max_model_len"))
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ReplicaError(f"{type(error).__name__}: {error}", unreachable=True) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ReplicaError(f"its models cannot be read: {error}", unreachable=False) from error
+
     async def json(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Any]:
         """Send JSON and return the status with the parsed answer.
 

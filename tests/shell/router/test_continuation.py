@@ -156,6 +156,16 @@ async def test_the_next_replica_gets_what_was_said_and_makes_only_the_rest(dying
     assert not {"messages", "tool_choice", "max_completion_tokens"} & set(asked)
 
 
+async def test_without_a_bound_the_rest_may_be_as_long_as_the_model_allows(dying):
+    cluster, (first, second) = dying
+    whole = await cluster.chat(stream=True)
+    first.bytes_left, first.deaths = 1500, 1
+    answer = await cluster.chat(stream=True)
+    assert told(answer) == told(whole)
+    (asked,) = [body for body in second.asked if "prompt" in body]
+    assert asked["max_tokens"] == SimulatedEngine(**SETTINGS).max_model_len  # vLLM's streams need a number
+
+
 async def test_a_disaggregated_answer_goes_on_too(dying, given):
     cluster, (first, _) = dying
     first.bytes_left, first.deaths = 3000, 1
