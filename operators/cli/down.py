@@ -24,7 +24,8 @@ from operators.local_cluster.cluster import kill_cluster, runtime_dir_of
 _PATIENCE_S = 90.0
 """An orderly stop takes at most 30 s for Serve and 15 s for Ray, then kills."""
 _LEFT_BEHIND = (ADMIN_KEY_FILE, LOCK_FILE, "ray-head.log", "ray-token", "deploy.log", "up.log")
-_FOLDERS_LEFT_BEHIND = ("decisions", "prometheus", "provisioning", "model-routing", "tenants")
+_FOLDERS_LEFT_BEHIND = ("decisions", "prometheus", "provisioning", "model-routing", "tenants", "adapters")
+_CACHED = ("weights", "adapter-recipes", "adapters", "adapter-pagers")
 
 
 def down(*, json_output: bool, purge: bool) -> None:
@@ -81,7 +82,7 @@ def _purge(state_dir: Path) -> None:
         (state_dir / name).unlink(missing_ok=True)
     for folder in (
         *(state_dir / name for name in _FOLDERS_LEFT_BEHIND),
-        default_cache_dir(os.environ) / "weights",
+        *(default_cache_dir(os.environ) / name for name in _CACHED),
         runtime_dir_of(state_dir),
     ):
         shutil.rmtree(folder, ignore_errors=True)
