@@ -55,8 +55,7 @@ def _killed(
         for process in hit:
             process.send_signal(signal_number)
         gone = {process.pid for process in hit}
-        # Pools may be resized meanwhile: of them `_fleet_whole` knows how many there must be.
-        wanted = 1 if "ServeReplica:pool-" in word else len(before)
+        wanted = _least(cluster, word, len(before))
 
         def recovered() -> bool:
             now = {process.pid for process in cluster.matching(word)}
@@ -65,6 +64,13 @@ def _killed(
         return recovered
 
     return hurt
+
+
+def _least(cluster: ChaosCluster, word: str, now: int) -> int:
+    """How many processes there must be again: pools may be resized meanwhile, but not below their minimum."""
+    pool = word.removeprefix("ServeReplica:pool-").rstrip(":")
+    replicas = cluster.config["pools"].get(pool, {}).get("replicas") or {}
+    return min(now, int(replicas.get("min", now)))
 
 
 def _fleet_whole(cluster: ChaosCluster) -> bool:

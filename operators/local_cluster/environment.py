@@ -77,6 +77,8 @@ def cluster_environment(
         "RAY_SERVE_HAPROXY_LOG_TARGET": SYSLOG_NOWHERE,
         # The balancer is on this machine and is told at once; no other needs time to notice.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # Serve looks three times before it starts an ingress that has died anew; nobody is served meanwhile.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # Serve has been shut down before the head gets its SIGTERM: nothing on the node is left to drain.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
