@@ -123,3 +123,24 @@ def test_sums_and_counts_are_read_from_real_metrics():
     assert sums["vllm:request_prefill_kv_computed_tokens_count"] == 2
     assert sums["vllm:request_prefill_time_seconds_sum"] == 3.0
     assert sums["vllm:not_there_yet"] == 0
+
+
+def test_spans_go_where_the_router_s_go_and_nowhere_by_default():
+    config = parse_config(CONFIG.format(role="decode", gpu_type="cpu", args="{}"))
+    pool = config.pools["first"]
+
+    def line(endpoint):
+        server = VllmServer(
+            pool.engine,
+            pool=pool,
+            name="tide",
+            model=config.models["tide"],
+            weights="/weights",
+            split=True,
+            traces_endpoint=endpoint,
+        )
+        return server.command_line()
+
+    collector = "http://127.0.0.1:4318/v1/traces"
+    assert value_of(line(collector), "--otlp-traces-endpoint") == collector
+    assert "--otlp-traces-endpoint" not in line("")
