@@ -24,7 +24,15 @@ from operators.local_cluster.cluster import kill_cluster, runtime_dir_of
 _PATIENCE_S = 90.0
 """An orderly stop takes at most 30 s for Serve and 15 s for Ray, then kills."""
 _LEFT_BEHIND = (ADMIN_KEY_FILE, LOCK_FILE, "ray-head.log", "ray-token", "deploy.log", "up.log")
-_FOLDERS_LEFT_BEHIND = ("decisions", "prometheus", "provisioning", "model-routing", "tenants", "adapters")
+_FOLDERS_LEFT_BEHIND = (
+    "decisions",
+    "prometheus",
+    "provisioning",
+    "model-routing",
+    "tenants",
+    "adapters",
+    "adapter-coordinator",
+)
 _CACHED = ("weights", "adapter-recipes", "adapters", "adapter-pagers")
 
 
