@@ -53,7 +53,7 @@ class PagerMemory:
         self._arrays: Arrays | None = None
         self.adapters: tuple[PagedAdapter, ...] = ()
         """Those that the core knows, or knew when its state was saved."""
-        self._saved = 0
+        self._saved: int | None = None
         self.source = f"{name}-{uuid.uuid4().hex[:12]}"
         """Under which this replica's observations are known elsewhere; a new one without the files."""
         self._read()
@@ -93,10 +93,10 @@ class PagerMemory:
             core.set_catalogue(())
 
     async def keep(self, core: PagerCore) -> None:
-        """Save now and then, as long as there is something new."""
+        """Save at once, so that a crash does not cost this replica its name, and whenever something is new."""
         while True:
-            await asyncio.sleep(_SAVE_EVERY_S)
             await self.save(core)
+            await asyncio.sleep(_SAVE_EVERY_S)
 
     async def save(self, core: PagerCore) -> None:
         """Write what is known now, unless it was written already. A full disk is only a warning."""

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.entities.adapters import AdapterOutcome, AdapterTier
 from deployments.adapter_pager.entries import AdapterRefusedError
+from deployments.adapter_pager.memory import PagerMemory
 from tests.adapter_files import write_adapter
 from tests.shell.adapter_pager.paging import DIMENSION, FakeEngine, bench
 
@@ -287,6 +288,19 @@ async def test_what_was_learnt_survives_and_residency_is_asked_of_the_engine(tmp
         assert found.memory.source == source
         assert pager.shelf.by_name["a0"].number == number
         assert np.allclose(pager.core.estimates().theta[pager.core.row(key)], theta)
+
+
+async def test_a_crash_right_after_the_start_does_not_cost_the_name(tmp_path):
+    async with bench(tmp_path) as found:
+        source = found.memory.source
+        async with asyncio.timeout(10):
+            while not (tmp_path / "state" / "pool-0" / "state.npz").exists():
+                await asyncio.sleep(0.01)
+        await found.pager.loop.stop()
+        found.memory.close()
+        again = PagerMemory(tmp_path / "state", "pool", encoder="e", dimension=DIMENSION)
+        assert again.source == source
+        again.close()
 
 
 async def test_a_torn_state_file_gives_way_to_the_one_before(tmp_path):
