@@ -93,7 +93,7 @@ class PagerMemory:
             core.set_catalogue(())
 
     async def keep(self, core: PagerCore) -> None:
-        """Save at once, so that a crash does not cost this replica its name, and whenever something is new."""
+        """Save at once, so that a crash does not cost this replica its name, and when something is new."""
         while True:
             await self.save(core)
             await asyncio.sleep(_SAVE_EVERY_S)
