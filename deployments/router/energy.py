@@ -82,6 +82,9 @@ class EnergyLedger:
     def end(self, entry: EnergyEntry) -> None:
         """It is over there; its last window is charged when it closes."""
         entry.ended_at_s = self._clock()
+        tokens = entry.tokens()
+        # Who counted them holds the whole connection, and nobody may ever tell what the replica has used.
+        entry.tokens = lambda: tokens
 
     def settle(self, energy: Iterable[ReplicaEnergy]) -> None:
         """Close the windows that news of energy has come for.

@@ -1,0 +1,24 @@
+"""A router keeps nothing of a request that is over but what its tables are for."""
+
+import asyncio
+import gc
+
+from deployments.router.relay import Relay
+from deployments.router.responder import Responder
+
+
+def _alive(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(found, kind) for found in gc.get_objects())
+
+
+async def test_nothing_is_kept_of_requests_that_are_over(start_cluster):
+    # Nobody tells this router what its replicas have used: its energy ledger waits for that for ever.
+    cluster = await start_cluster({"decision_log": {"memory_records_max": 4}})
+    for batch in range(4):
+        asking = (cluster.chat(f"{batch} {n}", stream=n % 2 == 0, max_tokens=4) for n in range(16))
+        assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+    await cluster.assert_idle()
+    await cluster.until(lambda: _alive(Relay) == 0)
+    assert _alive(Responder) <= 16  # of the last request on each connection that is kept open
+    assert not cluster.core.silence._attempts
