@@ -15,18 +15,15 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
-import redis
 
 from cluster.entities.tenancy import ApiKey
 
 _MARK = "tm"
 _ID_BYTES = 6
 _SECRET_BYTES = 32
-_REDIS_KEYS = "tidemill:tenancy:keys"
-_REDIS_VERSION = "tidemill:tenancy:keys_version"
 _NOBODY = hashlib.sha256(b"no key has this hash").hexdigest()
 
 Keys = dict[str, ApiKey]
@@ -142,61 +139,3 @@ class FileKeys:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(self._path)
-
-
-class RedisKeys:
-    """A hash on a Redis or Valkey server."""
-
-    def __init__(self, url: str, *, timeout_s: float) -> None:
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, decode_responses=True
-        )
-
-    def version(self) -> object:
-        """See `KeyStore`."""
-        try:
-            return self._client.get(_REDIS_VERSION)
-        except redis.RedisError as error:
-            raise _away(error) from None
-
-    def read(self) -> Keys:
-        """See `KeyStore`."""
-        try:
-            return _parsed(self._client.hgetall(_REDIS_KEYS))  # type: ignore[arg-type]
-        except redis.RedisError as error:
-            raise _away(error) from None
-
-    def change(self, edit: Callable[[Keys], Keys]) -> Keys:
-        """See `KeyStore`."""
-        try:
-            changed: Any = self._client.transaction(
-                lambda pipe: _rewrite(pipe, edit),  # type: ignore[arg-type]
-                _REDIS_KEYS,
-                value_from_callable=True,
-            )
-        except redis.RedisError as error:
-            raise _away(error) from None
-        keys: Keys = changed
-        return keys
-
-
-def _rewrite(pipe: "redis.client.Pipeline", edit: Callable[[Keys], Keys]) -> Keys:
-    keys = edit(_parsed(pipe.hgetall(_REDIS_KEYS)))  # type: ignore[arg-type]
-    pipe.multi()
-    pipe.delete(_REDIS_KEYS)
-    if keys:
-        pipe.hset(_REDIS_KEYS, mapping={key: json.dumps(asdict(value)) for key, value in keys.items()})
-    pipe.incr(_REDIS_VERSION)
-    return keys
-
-
-def _parsed(rows: dict[str, str]) -> Keys:
-    try:
-        return {key_id: ApiKey(**json.loads(row)) for key_id, row in rows.items()}
-    except (ValueError, TypeError) as error:
-        raise KeysUnreadableError(f"the keys on the server are damaged ({type(error).__name__})") from None
-
-
-def _away(error: Exception) -> KeysUnreadableError:
-    # An address may hold a password, so the error's own words are not repeated.
-    return KeysUnreadableError(f"the server with the keys does not answer ({type(error).__name__})")

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from cluster.config.tenants import TenantStoreConfig
-from deployments.tenants.keys import FileKeys, KeyStore, RedisKeys
+from deployments.tenants.keys import FileKeys, KeyStore
 from deployments.tenants.ledger import Ledger
-from deployments.tenants.redis_ledger import RedisLedger
 from deployments.tenants.sqlite_ledger import SqliteLedger
 
 FOLDER = "tenants"
@@ -15,6 +14,8 @@ FOLDER = "tenants"
 def key_store(config: TenantStoreConfig, state_dir: str) -> KeyStore:
     """Where keys are."""
     if config.kind == "redis":
+        from deployments.tenants.redis_keys import RedisKeys
+
         return RedisKeys(config.redis_url, timeout_s=config.timeout_s)
     return FileKeys(Path(state_dir) / FOLDER / "keys.json")
 
@@ -22,6 +23,8 @@ def key_store(config: TenantStoreConfig, state_dir: str) -> KeyStore:
 def ledger(config: TenantStoreConfig, state_dir: str) -> Ledger:
     """Where accounts are; without a state folder they end with the process."""
     if config.kind == "redis":
+        from deployments.tenants.redis_ledger import RedisLedger
+
         return RedisLedger(config.redis_url, timeout_s=config.timeout_s)
     file = Path(state_dir) / FOLDER / "ledger.sqlite" if state_dir else None
     return SqliteLedger(file, timeout_s=config.timeout_s)
