@@ -218,7 +218,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--adapters", type=int, default=8, choices=range(4, 17), metavar="4-16")
     parser.add_argument("--slots", type=int, default=3)
-    parser.add_argument("--rate-per-s", type=float, default=2.0, help="mean arrivals (%(default)s)")
+    parser.add_argument("--rate-per-s", type=float, default=1.2, help="mean arrivals (%(default)s)")
     parser.add_argument("--zipf", type=float, default=1.0, help="exponent of popularity (%(default)s)")
     parser.add_argument("--tokens-min", type=int, default=8)
     parser.add_argument("--tokens-max", type=int, default=12)
