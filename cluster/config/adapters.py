@@ -108,11 +108,15 @@ class PoolAdaptersConfig(Section):
     stall_debt_s: float = Field(default=2.0, gt=0)
     """How far ahead of the budget waited-for loads may run."""
 
+    running_max: int | None = Field(default=None, ge=1)
+    """Requests with adapters that are let into the engine at a time: those that wait inside hold their
+    adapter's slot and compute nothing. None: as many as the engine runs (vLLM's max_num_seqs)."""
+
     parked_max: int = Field(default=256, ge=1)
-    """Requests that wait outside the engine for their adapter; one more gets 503."""
+    """Requests that wait outside the engine; one more gets 503."""
 
     park_timeout_s: float = Field(default=60.0, gt=0)
-    """A request whose adapter is not in the engine by then gets 503."""
+    """A request that is not let into the engine by then gets 503."""
 
     drain_s: float = Field(default=2.0, ge=0)
     """After waiting for so long for a slot a request's adapter gets the one whose running requests end first:

@@ -194,6 +194,11 @@ class Shelf:
         )
 
     @property
+    def running(self) -> int:
+        """Requests in the engine."""
+        return sum(len(entry.running) for entry in self)
+
+    @property
     def parked(self) -> int:
         """Requests that wait."""
         return sum(len(entry.waiters) for entry in self)

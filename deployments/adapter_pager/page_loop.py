@@ -52,7 +52,9 @@ class PageLoop:
         backend: AdapterBackend,
         staging: Staging,
         exported: PagerMetrics,
+        seats: int,
     ) -> None:
+        self._seats = seats
         self._shelf = shelf
         self._core = core
         self._config = config
@@ -79,6 +81,11 @@ class PageLoop:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def has_seat(self) -> bool:
+        """Whether the engine runs one more request at once: in its own queue it would only hold a slot."""
+        return self._shelf.running < self._seats
 
     def wake(self) -> None:
         """Something has changed."""
@@ -119,11 +126,15 @@ class PageLoop:
 
     def _next_job(self, now_s: float) -> Job | None:
         """The next load, if one can and may happen now."""
+        waiting = self._shelf.waiting(now_s)
+        for entry in waiting:
+            if entry.in_slot and not entry.draining:
+                self._admit(entry)
         busy = [entry.key for entry in self._shelf.in_slots() if entry.running]
         blocked: list[Entry] = []
         job = None
-        for entry in self._shelf.waiting(now_s):
-            if entry.in_slot or not self._is_staged(entry):
+        for entry in waiting:
+            if entry.in_slot or not entry.waiters or not self._is_staged(entry):
                 continue
             leaving = self._room_for(entry, busy)
             if leaving is None:
@@ -233,8 +244,11 @@ class PageLoop:
         self._exported.observe(metrics.ADAPTER_PAGE_IN, seconds, tier.value)
 
     def _admit(self, entry: Entry) -> None:
-        """Let everybody in who waits for it."""
-        while entry.waiters:
+        """Let in who waits for it, as far as the engine has seats."""
+        if entry.waiters and entry.prefetched:
+            entry.prefetched = False
+            self._exported.count(metrics.ADAPTER_PREFETCHES, "useful")
+        while entry.waiters and self.has_seat:
             waiter = entry.waiters.popleft()
             if not waiter.admitted.done():
                 waiter.admitted.set_result(entry.run(waiter.request))

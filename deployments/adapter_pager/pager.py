@@ -56,6 +56,7 @@ class AdapterPager:
         folders: AdapterFolders,
         backend: AdapterBackend,
         memory: PagerMemory,
+        seats: int,
     ) -> None:
         """Know no adapter yet.
 
@@ -67,6 +68,7 @@ class AdapterPager:
             folders: the disk.
             backend: the engine.
             memory: what is kept over a restart.
+            seats: requests that the engine runs at a time.
         """
         self._base = base
         self._config = config
@@ -90,7 +92,13 @@ class AdapterPager:
             moved=self._moved,
         )
         self.loop = PageLoop(
-            self.shelf, core, config=config, backend=backend, staging=self._staging, exported=self.exported
+            self.shelf,
+            core,
+            config=config,
+            backend=backend,
+            staging=self._staging,
+            exported=self.exported,
+            seats=config.running_max or seats,
         )
         self._folders = folders
         self._tasks: list[asyncio.Task[None]] = []
@@ -134,7 +142,7 @@ class AdapterPager:
         now_s, tier = time.monotonic(), entry.tier
         self.outcomes.arrived(request_id)
         self._tell(entry, request)
-        if entry.in_slot and not entry.draining:
+        if entry.in_slot and not entry.draining and not entry.waiters and self.loop.has_seat:
             self._hit(entry)
             return Visit(running=entry.run(request), tier=tier, waited_s=0.0)
         if entry.retry_at_s > now_s:
@@ -230,7 +238,7 @@ class AdapterPager:
             return
         running.entry.running.discard(running)
         running.entry.used_at_s = time.monotonic()
-        if not running.entry.running:
+        if not running.entry.running or self.shelf.parked:
             self.loop.wake()
 
     # The catalogue
@@ -368,7 +376,7 @@ class AdapterPager:
     @property
     def running(self) -> int:
         """Requests with an adapter in the engine."""
-        return sum(len(entry.running) for entry in self.shelf)
+        return self.shelf.running
 
     def residency(self) -> tuple[AdapterResidency, ...]:
         """Where every adapter of the catalogue is."""

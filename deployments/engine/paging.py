@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import TidemillConfig
+from cluster.config.pools import PoolConfig, VllmEngine
 from cluster.policy.paging.catalogue import configured_catalogue
 from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import Budget
@@ -21,6 +22,8 @@ from deployments.engine.weights import default_cache_dir
 ADAPTERS_FOLDER = "adapters"
 """Of fetched adapters, in the cache folder; all replicas of a machine share it."""
 _PAGERS = "adapter-pagers"
+_SEQUENCES = 256
+"""What vLLM and the simulated engine run at a time if nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,17 @@ async def paged(
         folders=AdapterFolders(cache / ADAPTERS_FOLDER, fetch=sources.fetch, bytes_max=limits.disk_bytes),
         backend=backend,
         memory=memory,
+        seats=_seats(pool),
     )
     await pager.start()
     pager.set_catalogue(configured_catalogue(config))
     return Paged(AdapterLayer(app, pager, base=pool.model), pager, memory)
+
+
+def _seats(pool: PoolConfig) -> int:
+    """Requests that the engine runs at a time, where its arguments say so."""
+    found = pool.engine.args.get("max_num_seqs") if isinstance(pool.engine, VllmEngine) else None
+    return found if isinstance(found, int) else _SEQUENCES
 
 
 def _state_root(state_dir: str, cache: Path) -> Path:

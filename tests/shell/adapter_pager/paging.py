@@ -123,6 +123,7 @@ class Bench:
             ),
             backend=self.engine,
             memory=self.memory,
+            seats=64,
         )
 
     def catalogue(self, *names: str, **changes) -> AdapterCatalogue:

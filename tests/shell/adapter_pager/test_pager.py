@@ -95,6 +95,22 @@ async def test_a_stream_of_requests_cannot_starve_another_adapter(tmp_path):
         assert found.engine.misuse == []
 
 
+async def test_an_overloaded_engine_is_given_no_more_than_it_runs_and_every_adapter_has_its_turn(tmp_path):
+    async with bench(tmp_path, adapters=4, slots=2, drain_s=0.05, running_max=2) as found:
+        most = 0
+
+        async def one(number):
+            nonlocal most
+            visit = await found.request(f"a{number % 4 if number % 3 else 0}", hold_s=0.02)
+            most = max(most, found.pager.running)
+            return visit
+
+        visits = await asyncio.wait_for(asyncio.gather(*(one(number) for number in range(80))), 30)
+        assert {visit.adapter for visit in visits} == {"a0", "a1", "a2", "a3"}
+        assert most <= 2
+        assert found.engine.misuse == []
+
+
 async def test_the_adapter_with_the_least_work_left_is_drained(tmp_path):
     async with bench(tmp_path, slots=2, drain_s=0.05) as found:
         slow = asyncio.create_task(found.request("a0", hold_s=1.0, tokens_max=1000))
