@@ -31,8 +31,7 @@ from load_tests.record import circumstances
 _SLOPE_CASE = "stationary_c0.3"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison."""
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m load_tests.adapter_paging", description=__doc__.split("\n", maxsplit=1)[0]
     )
@@ -49,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = [] if asked == "all" else [one for one in asked.split(",") if one not in known]
         if unknown:
             parser.error(f"no {name} {unknown[0]!r}; there are {', '.join(known)}")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison."""
+    given = _options(arguments)
     policies = tuple(p for p in POLICIES if given.policies == "all" or p in given.policies.split(","))
     names = list(CASES) if given.cases == "all" else given.cases.split(",")
     seeds = range(given.first_seed, given.first_seed + given.seeds)
