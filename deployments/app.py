@@ -255,6 +255,8 @@ def _run(applications: list[RunTarget]) -> None:
 def _start_serve(config: TidemillConfig, rollout: Rollout) -> None:
     gateway, environment = config.gateway, dict(rollout.serve_environment)
     serve.start(
+        # Simulated nodes are processes of this machine, and only one of them can have the port.
+        proxy_location="HeadOnly" if config.local_cluster.simulated_nodes else "EveryNode",
         http_options={"host": gateway.host, "port": gateway.port},
         controller_options={"runtime_env": {"env_vars": environment}} if environment else None,
     )
