@@ -5,13 +5,24 @@ import re
 import time
 from typing import Any
 
-from cluster.metrics import CATALOGUE
+from cluster.metrics import CATALOGUE, fleet, objectives
 from operators.dashboards.boards import boards
 from tests.serve.conftest import Cluster
 from tests.serve.prometheus import Prometheus
 
 _SELECTORS = re.compile(r"\b((?:tidemill_|ray_|vllm:)[a-z0-9_]+(?:\{[^}]*\})?)")
 _RATE_WINDOW = "10s"
+OF_PLANS = frozenset(
+    {
+        fleet.PLAN_AGE,
+        objectives.FORECAST,
+        objectives.PLAN_REASONS,
+        objectives.POOL_PLAN_REASONS,
+        objectives.REPLICAS_REQUESTED,
+        objectives.REPORT_AGE,
+    }
+)
+"""What there is only where the provisioner has planned."""
 
 
 def targets_of(cluster: Cluster, wanted: dict[str, int]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import yaml
 
 from cluster.replay.provisioning import record_of, redecide_log
 from tests.serve.conftest import ROOT, running
+from tests.serve.observability import OF_PLANS
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 _MODEL = "simulated-7b"
@@ -194,9 +195,7 @@ def test_what_cannot_be_placed_is_said(fleet: Any) -> None:
 
 
 def test_status_shows_the_plan_and_energy_is_charged(fleet: Any) -> None:
-    shown = fleet.run("status")
-    assert shown.returncode == 0, shown.stderr
-    assert "wanted" in shown.stdout
+    fleet.wait_for("a plan in the status", lambda: "wanted" in fleet.run("status").stdout, 30)
     body = {"model": _MODEL, "prompt": "hello", "max_tokens": 30}
     answer = httpx.post(
         f"{fleet.url}/v1/completions", json=body, headers={"x-tidemill-debug": "1"}, timeout=30
@@ -207,3 +206,5 @@ def test_status_shows_the_plan_and_energy_is_charged(fleet: Any) -> None:
     metrics = httpx.get(f"{fleet.url}/metrics", timeout=10).text
     assert 'tidemill_energy_joules_total{pool="edge",source="modelled"}' in metrics
     assert 'tidemill_tenant_energy_joules_total{source="modelled",tenant="anonymous"}' in metrics
+    missing = [metric.name for metric in OF_PLANS if f"# TYPE {metric.name} " not in metrics]
+    assert not missing
