@@ -57,11 +57,6 @@ def metadata(kubernetes: KubernetesConfig, name: str) -> Manifest:
     return {"name": name, "namespace": kubernetes.namespace, "labels": labels(kubernetes)}
 
 
-def head_service(kubernetes: KubernetesConfig) -> str:
-    """Host name that KubeRay gives the head."""
-    return f"{kubernetes.name}-head-svc"
-
-
 def bytes_quantity(gib: float) -> str:
     """An amount of memory or storage as Kubernetes writes it."""
     return f"{gib:.0f}Gi" if gib == int(gib) else f"{gib * 1024:.0f}Mi"

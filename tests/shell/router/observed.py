@@ -47,3 +47,29 @@ class CountingApp:
     def total(self) -> int:
         """All requests so far."""
         return sum(self.requests.values())
+
+
+class BreaksOnce:
+    """An application whose first stream ends after some parts; it notes who was asked for what."""
+
+    def __init__(self, app, asked):
+        self.app = app
+        self.asked = asked
+
+    async def __call__(self, scope, receive, send):
+        parts = 0
+
+        async def noted():
+            message = await receive()
+            if scope["path"].startswith("/v1/") and message.get("body"):
+                self.asked.append(orjson.loads(message["body"])["model"])
+            return message
+
+        async def until_broken(message):
+            nonlocal parts
+            parts += message["type"] == "http.response.body"
+            if parts > 5 and len(self.asked) == 1:
+                raise ConnectionResetError("broken on purpose")
+            await send(message)
+
+        await self.app(scope, noted, until_broken)

@@ -1,6 +1,5 @@
 """Adapters through the router: names, choices, where requests go, and what is learnt. Pagers are real."""
 
-import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from deployments.adapter_messages import LEARNED_PATH
 from deployments.router import adapter_outcomes
 from deployments.router.requests import parse
 from tests.adapter_files import write_adapter
+from tests.shell.router.observed import BreaksOnce
 
 ENGINE = {"kind": "simulated", "step_base_s": 0.001, "output_tokens": 4}
 
@@ -358,32 +358,6 @@ async def test_a_pager_that_cannot_load_says_so_and_harms_nobody_else(start_clus
     await cluster.assert_idle()
 
 
-class BreaksOnce:
-    """An application whose first stream ends after some parts; it notes who was asked for what."""
-
-    def __init__(self, app, asked):
-        self.app = app
-        self.asked = asked
-
-    async def __call__(self, scope, receive, send):
-        parts = 0
-
-        async def noted():
-            message = await receive()
-            if scope["path"].startswith("/v1/") and message.get("body"):
-                self.asked.append(orjson.loads(message["body"])["model"])
-            return message
-
-        async def until_broken(message):
-            nonlocal parts
-            parts += message["type"] == "http.response.body"
-            if parts > 5 and len(self.asked) == 1:
-                raise ConnectionResetError("broken on purpose")
-            await send(message)
-
-        await self.app(scope, noted, until_broken)
-
-
 @pytest.mark.parametrize("name", ["sim:law", "sim:auto"])
 async def test_a_broken_stream_is_gone_on_with_by_the_same_adapter(start_cluster, tmp_path, name):
     cluster, asked = await start_cluster(settings(tmp_path)), []
@@ -411,17 +385,3 @@ async def test_prompts_are_split_only_between_replicas_with_the_adapter(start_cl
     assert split.headers["x-tidemill-path"] == "disaggregated", await both.decision(split)
     assert both.engines["prefill-0"].paged.pager.core.resident
     await both.assert_idle()
-
-
-async def test_choosing_is_fast_enough_with_200_adapters(start_cluster, tmp_path):
-    changes = settings(tmp_path, names=[f"a{number}" for number in range(200)])
-    changes["adapters"]["paging"]["dimension"] = 32
-    cluster = await start_cluster(changes)
-    adapters, times = cluster.core.adapters, []
-    found = adapters.asked("sim:auto")
-    embedding = tuple(np.full(384, 384**-0.5).tolist())
-    for _ in range(60):
-        began_s = asyncio.get_running_loop().time()
-        adapters.decide("sim:auto", found, embedding)
-        times.append(asyncio.get_running_loop().time() - began_s)
-    assert sorted(times)[30] < 0.005, "a bound for busy machines; docs/benchmarks.md has the number"
