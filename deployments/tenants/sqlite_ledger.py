@@ -3,6 +3,7 @@
 Write-ahead logging lets all routers share it; an immediate transaction is what makes an order one step.
 """
 
+import fcntl
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,19 +61,30 @@ class SqliteLedger:
         try:
             if self._file is not None:
                 self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            connection = sqlite3.connect(
-                self._file or ":memory:",
-                timeout=self._timeout_s,
-                check_same_thread=False,
-                isolation_level=None,
-            )
-            connection.execute("PRAGMA journal_mode=WAL")
-            # A power cut may take the last second with it, never half of an order.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(_SCHEMA)
+            with self._opening_alone():
+                connection = sqlite3.connect(
+                    self._file or ":memory:",
+                    timeout=self._timeout_s,
+                    check_same_thread=False,
+                    isolation_level=None,
+                )
+                connection.execute("PRAGMA journal_mode=WAL")
+                # A power cut may take the last second with it, never half of an order.
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise LedgerAwayError(f"the ledger cannot be opened: {error}") from error
         self._connection = connection
+
+    @contextmanager
+    def _opening_alone(self) -> Iterator[None]:
+        """Turning a file to write-ahead logging waits for nobody in SQLite, whatever its timeout."""
+        if self._file is None:
+            yield
+            return
+        with self._file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def close(self) -> None:
         """See `Ledger`."""

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from cluster.entities.tenancy import Usage, Window
 from cluster.policy.tenancy.account import Order
 from deployments.tenants.keys import KeysUnreadableError, new_key, recognise
 from deployments.tenants.ledger import LedgerAwayError, Terms
+from deployments.tenants.sqlite_ledger import SqliteLedger
 from deployments.tenants.stores import key_store, ledger
 
 TERMS = Terms.of(TenantConfig(requests_per_minute=200, concurrent_requests_max=5))
@@ -142,3 +144,13 @@ def test_a_damaged_ledger_is_away_and_not_overwritten(tmp_path):
     with pytest.raises(LedgerAwayError):
         ledger(config, str(tmp_path)).exchange([(draw("a"), TERMS)])
     assert file.read_bytes().startswith(b"this is no database")
+
+
+def test_routers_that_open_a_new_ledger_at_once_all_get_it(tmp_path):
+    def opened(number):
+        one = SqliteLedger(tmp_path / f"{number // 8}" / "ledger.sqlite", timeout_s=1.0)
+        one.open()
+        one.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(opened, range(400)))
