@@ -18,8 +18,8 @@ from cluster.config.pools import SimulatedEngine
 from cluster.config.tenants import FairnessConfig
 from cluster.policy.tenancy.fair_order import Flow
 from deployments.engine.simulated_batch import Batch, Sequence
-from deployments.router.errors import ApiError
-from deployments.router.queue import AdmissionQueue
+from deployments.router.admission.queue import AdmissionQueue
+from deployments.router.wire.errors import ApiError
 
 CALM, FLOODING = "calm", "flooding"
 ENGINE = SimulatedEngine(

@@ -18,9 +18,9 @@ import orjson
 from cluster.config import parse_config
 from cluster.entities.tenancy import Usage
 from cluster.entities.workload import RequestSignals, Surface
-from deployments.router.metrics import RouterMetrics
-from deployments.router.tenant_metrics import TenantMetrics
-from deployments.router.tenants import Tenants
+from deployments.router.metrics.counters import RouterMetrics
+from deployments.router.tenants.counters import TenantMetrics
+from deployments.router.tenants.tenants import Tenants
 from deployments.tenants.keys import FileKeys, new_key
 from load_tests.arguments import bounded
 from load_tests.record import circumstances

@@ -10,19 +10,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.entities.workload import Surface
-from deployments.router import feedback, openapi
-from deployments.router.adapter_admin import VLLM_PATHS
-from deployments.router.admin import Admin
 from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
 from deployments.router.core import RouterCore
-from deployments.router.errors import ApiError, body_too_large, body_too_slow, headers_too_large
-from deployments.router.generation import Generation
-from deployments.router.guarded import Guarded
+from deployments.router.generation.generation import Generation
+from deployments.router.guardrails.chain import Guarded
+from deployments.router.pages import feedback, openapi
+from deployments.router.pages.adapters import VLLM_PATHS
+from deployments.router.pages.admin import Admin
+from deployments.router.pages.status_page import EVENTS_PATH, StatusPage
 from deployments.router.passthrough import Passthrough
-from deployments.router.requests import ParsedRequest, parse
-from deployments.router.responder import Receive, Responder, Scope, Send
-from deployments.router.status_page import EVENTS_PATH, StatusPage
 from deployments.router.visit import Visit
+from deployments.router.wire.errors import ApiError, body_too_large, body_too_slow, headers_too_large
+from deployments.router.wire.requests import ParsedRequest, parse
+from deployments.router.wire.responder import Receive, Responder, Scope, Send
 
 logger = logging.getLogger("tidemill.router")
 

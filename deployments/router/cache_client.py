@@ -31,8 +31,8 @@ from deployments.messages import (
     CacheQuery,
     TextSignals,
 )
-from deployments.router.errors import overloaded
-from deployments.router.requests import ParsedRequest
+from deployments.router.wire.errors import overloaded
+from deployments.router.wire.requests import ParsedRequest
 
 logger = logging.getLogger("tidemill.router.cache")
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from cluster.entities.tenancy import Usage
 from deployments.router.core import RouterCore
-from deployments.router.errors import bad_request
-from deployments.router.requests import ParsedRequest, tenant_of
-from deployments.router.responder import Responder
-from deployments.router.tenant_gate import Size
-from deployments.router.tenant_keys import Caller
+from deployments.router.tenants.gate import Size
+from deployments.router.tenants.keys import Caller
+from deployments.router.wire.errors import bad_request
+from deployments.router.wire.requests import ParsedRequest, tenant_of
+from deployments.router.wire.responder import Responder
 
 DEADLINE_HEADER = "x-tidemill-deadline-s"
 _FREE = Size(prompt_tokens=0, output_tokens=0, flexible=False, usd_per_token=(0.0, 0.0))

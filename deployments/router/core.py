@@ -20,27 +20,27 @@ from cluster.policy.routing.replicas.prefix_index import block_hashes
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens, learn
 from deployments.messages import SEMANTIC_CACHE, FleetState
 from deployments.model_learning.interface import Learner
-from deployments.router.adapters import Adapters, adapter_pools
+from deployments.router.adapters.coordinator import Coordinator
+from deployments.router.adapters.view import Adapters, adapter_pools
+from deployments.router.admission.queue import AdmissionQueue
 from deployments.router.cache_client import CacheClient
-from deployments.router.coordinator import Coordinator
-from deployments.router.decision_log import DecisionLog
-from deployments.router.demand import RouterDemand
-from deployments.router.energy import EnergyEntry, EnergyLedger, TenantNames
-from deployments.router.exposition import StateMetrics
-from deployments.router.fleet_view import FleetPicture
-from deployments.router.guarded import Guardrails
-from deployments.router.learning import LearningLink
-from deployments.router.metrics import RouterMetrics
-from deployments.router.model_routing import ModelRouter
-from deployments.router.queue import AdmissionQueue
-from deployments.router.request_log import RequestLog
-from deployments.router.requests import ParsedRequest, session_id
-from deployments.router.retry_memory import RetryMemory
-from deployments.router.silence import SilenceWatch
-from deployments.router.status import StatusBoard
-from deployments.router.tenant_metrics import TenantMetrics
-from deployments.router.tenants import Tenants
-from deployments.router.upstream import Upstream
+from deployments.router.fleet.demand import RouterDemand
+from deployments.router.fleet.energy import EnergyEntry, EnergyLedger, TenantNames
+from deployments.router.fleet.silence import SilenceWatch
+from deployments.router.fleet.view import FleetPicture
+from deployments.router.guardrails.chain import Guardrails
+from deployments.router.metrics.counters import RouterMetrics
+from deployments.router.metrics.exposition import StateMetrics
+from deployments.router.models.choice import ModelRouter
+from deployments.router.models.learning import LearningLink
+from deployments.router.models.retry_memory import RetryMemory
+from deployments.router.records.decision_log import DecisionLog
+from deployments.router.records.request_log import RequestLog
+from deployments.router.records.status import StatusBoard
+from deployments.router.tenants.counters import TenantMetrics
+from deployments.router.tenants.tenants import Tenants
+from deployments.router.wire.requests import ParsedRequest, session_id
+from deployments.router.wire.upstream import Upstream
 from deployments.tracing import tracing_of
 
 ANSWERING = frozenset({Role.DECODE, Role.COMBINED})

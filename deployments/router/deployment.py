@@ -11,12 +11,12 @@ from cluster.config import TidemillConfig
 from deployments.directory.actor import DirectoryClient
 from deployments.messages import DemandReport
 from deployments.model_learning.actor import RemoteLearner
+from deployments.router.adapters.remote_coordinator import RemoteCoordinator
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.heap import settle_heap
-from deployments.router.metrics_port import MetricsPort
-from deployments.router.remote_coordinator import RemoteCoordinator
-from deployments.router.responder import Receive, Scope, Send
+from deployments.router.pages.metrics_port import MetricsPort
+from deployments.router.wire.responder import Receive, Scope, Send
 
 _GOODBYE_TIMEOUT_S = 2.0
 

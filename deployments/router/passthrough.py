@@ -6,11 +6,11 @@ import orjson
 from cluster.entities.pool import ReplicaId
 from deployments.messages import SEMANTIC_CACHE
 from deployments.router.core import RouterCore
-from deployments.router.errors import ApiError, bad_request, model_not_found, overloaded
-from deployments.router.grant import Grants, no_replica
-from deployments.router.requests import ParsedRequest
-from deployments.router.responder import Responder
-from deployments.router.upstream import ReplicaError
+from deployments.router.generation.grant import Grants, no_replica
+from deployments.router.wire.errors import ApiError, bad_request, model_not_found, overloaded
+from deployments.router.wire.requests import ParsedRequest
+from deployments.router.wire.responder import Responder
+from deployments.router.wire.upstream import ReplicaError
 
 
 class Passthrough:

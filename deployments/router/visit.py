@@ -9,10 +9,10 @@ from cluster.entities.decision import DecisionRecord
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals
 from deployments.router.core import RouterCore
-from deployments.router.guarded import Guarded
-from deployments.router.responder import Responder
-from deployments.router.tenant_keys import Caller
-from deployments.router.tenants import Admission
+from deployments.router.guardrails.chain import Guarded
+from deployments.router.tenants.keys import Caller
+from deployments.router.tenants.tenants import Admission
+from deployments.router.wire.responder import Responder
 
 
 class _Answer(Protocol):

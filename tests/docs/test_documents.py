@@ -15,7 +15,7 @@ from cluster.config.root import TidemillConfig
 from cluster.config.routing import DisaggregationConfig
 from cluster.entities.workload import Surface
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens
-from deployments.router.adapter_admin import VLLM_PATHS
+from deployments.router.pages.adapters import VLLM_PATHS
 from operators.cli.app import app
 
 FOLDERS = (

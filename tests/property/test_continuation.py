@@ -14,9 +14,9 @@ from cluster.config import parse_config
 from cluster.config.continuation import ContinuationConfig
 from cluster.entities.workload import Surface
 from cluster.policy.continuation import Boundary, find_seam
-from deployments.router.continuation import AnswerSoFar
-from deployments.router.requests import parse
-from deployments.router.stream import EventStream
+from deployments.router.generation.continuation import AnswerSoFar
+from deployments.router.generation.stream import EventStream
+from deployments.router.wire.requests import parse
 
 CONFIG = parse_config("models: {sim: {source: s}}\npools: {decode: {model: sim, engine: {kind: simulated}}}")
 PROMPT_IDS = [11, 12, 13]

@@ -18,9 +18,9 @@ from cluster.entities.timeline import Timeline
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.replay import DecisionLogError, read_log, to_json
 from deployments.router.cache_client import key_of
-from deployments.router.errors import ApiError
-from deployments.router.requests import parse
-from deployments.router.stream import EventStream
+from deployments.router.generation.stream import EventStream
+from deployments.router.wire.errors import ApiError
+from deployments.router.wire.requests import parse
 
 CONFIG_TEXT = """
 models: {sim: {source: s, aliases: [auto]}}

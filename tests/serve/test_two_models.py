@@ -19,7 +19,7 @@ from cluster.entities.workload import Surface
 from cluster.policy.routing.models.verifier import grade_by_margins
 from deployments.engine.recipes import arithmetic_questions, is_right
 from deployments.engine.weights import default_cache_dir, resolve_weights
-from deployments.router.held_answer import margins_of
+from deployments.router.generation.held_answer import margins_of
 from tests.serve.conftest import running, shipped
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(1500)]

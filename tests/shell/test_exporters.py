@@ -24,7 +24,7 @@ from deployments.adapter_pager.entries import Shelf
 from deployments.adapter_pager.metrics import PagerMetrics
 from deployments.messages import FleetState, PublishedPlan
 from deployments.router.core import RouterCore, RouterSettings
-from deployments.router.token_gaps import TokenGaps
+from deployments.router.metrics.token_gaps import TokenGaps
 from deployments.semantic_cache.service import CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 

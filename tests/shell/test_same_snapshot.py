@@ -20,7 +20,7 @@ from cluster.simulation.run import Simulation
 from cluster.simulation.scenario import Scenario
 from cluster.simulation.traffic.synthetic import flash_crowd, shaped
 from deployments.directory.state import DirectoryState
-from deployments.router.demand import RouterDemand
+from deployments.router.fleet.demand import RouterDemand
 from operators.provisioner.observer import Observer, without_engine_details
 from operators.provisioner.serve_api import ServePool, ServeReplica
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cluster.config import parse_config
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
 from deployments.messages import ROUTER, SEMANTIC_CACHE, ServiceReport
-from deployments.router.scrape_targets import target_groups
+from deployments.router.pages.scrape_targets import target_groups
 from operators.cli.app import app
 from operators.prometheus.targets import TargetsFile, ray_groups
 

@@ -8,7 +8,7 @@ from cluster.config import parse_config
 from cluster.entities.pool import EngineCounters, ReplicaPhase, ReplicaReport
 from cluster.policy.provisioning.policies import policy_named
 from deployments.messages import FleetOverview
-from deployments.router.demand import RouterDemand
+from deployments.router.fleet.demand import RouterDemand
 from operators.provisioner.journal import Journal
 from operators.provisioner.loop import ProvisionerLoop
 from operators.provisioner.nodes import NodeBundle

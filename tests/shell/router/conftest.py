@@ -25,9 +25,9 @@ from deployments.messages import (
     ServiceReport,
 )
 from deployments.model_learning.service import ModelLearner
-from deployments.router import engine_answer, going_on
 from deployments.router.asgi import RouterApp
 from deployments.router.core import RouterCore, RouterSettings
+from deployments.router.generation import engine_answer, going_on
 from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from deployments.tracing import TracedApp, tracing_of

@@ -29,7 +29,7 @@ from deployments.messages import (
     ServiceReport,
 )
 from deployments.model_learning.service import ModelLearner
-from deployments.router.coordinator import CoordinatorAwayError
+from deployments.router.adapters.coordinator import CoordinatorAwayError
 from deployments.router.core import RouterCore
 from deployments.semantic_cache.service import CacheService
 from operators.pager.service import PagerCoordinator

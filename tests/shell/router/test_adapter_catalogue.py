@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.adapter_messages import ContributionReport
-from deployments.router import adapter_outcomes
+from deployments.router.adapters import outcomes as judgements
 from operators.pager.store import CoordinatorStore
 from tests.adapter_files import write_adapter
 
@@ -35,7 +35,7 @@ def settings(folder, **limits):
 @pytest.fixture
 async def cluster(start_cluster, tmp_path, monkeypatch):
     """Two decode replicas, two configured adapters, and a coordinator that has made one round."""
-    monkeypatch.setattr(adapter_outcomes, "_GATHER_S", 0.005)
+    monkeypatch.setattr(judgements, "_GATHER_S", 0.005)
     started = await start_cluster(settings(tmp_path))
     await started.start_coordinator()
     return started

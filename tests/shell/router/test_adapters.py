@@ -9,8 +9,8 @@ import pytest
 from cluster.entities.workload import Surface
 from cluster.replay import from_json, redecide
 from deployments.adapter_messages import LEARNED_PATH
-from deployments.router import adapter_outcomes
-from deployments.router.requests import parse
+from deployments.router.adapters import outcomes as judgements
+from deployments.router.wire.requests import parse
 from tests.adapter_files import write_adapter
 from tests.shell.router.observed import BreaksOnce
 
@@ -40,7 +40,7 @@ def settings(folder, *, names=("law", "code", "sql"), **changes):
 @pytest.fixture
 async def cluster(start_cluster, tmp_path, monkeypatch):
     """Two decode replicas with two slots each, three adapters, nothing learnt."""
-    monkeypatch.setattr(adapter_outcomes, "_GATHER_S", 0.005)
+    monkeypatch.setattr(judgements, "_GATHER_S", 0.005)
     return await start_cluster(settings(tmp_path), draw=0.0)
 
 
@@ -273,7 +273,7 @@ async def test_named_adapters_failed_answers_and_strangers_are_nothing_to_learn_
 
 
 async def test_judgements_wait_for_a_node_that_is_away(cluster, monkeypatch):
-    monkeypatch.setattr(adapter_outcomes, "_RETRY_S", 0.02)
+    monkeypatch.setattr(judgements, "_RETRY_S", 0.02)
     answer = await ask(cluster, "sim:auto", "Give me JSON", response_format={"type": "json_object"})
     await cluster.until(lambda: any(e.paged.pager.core.statistics.version for e in with_pager(cluster)))
     urls = {name: engine.report for name, engine in cluster.engines.items()}
@@ -295,7 +295,7 @@ async def test_a_full_outbox_drops_and_counts(start_cluster, tmp_path):
     outcomes = cluster.core.adapters.outcomes
 
     async def away(*_):
-        raise adapter_outcomes.NodesAwayError("away on purpose")
+        raise judgements.NodesAwayError("away on purpose")
 
     outcomes._deliver = away
     for number in range(5):

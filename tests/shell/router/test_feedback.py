@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from deployments.model_learning.interface import LearnerAwayError
-from deployments.router import learning
+from deployments.router.models import learning
 
 LEARNING = {
     "models": {"sim": {"source": "simulated", "aliases": []}, "vast": {"source": "simulated"}},

@@ -3,8 +3,8 @@
 import asyncio
 import gc
 
-from deployments.router.relay import Relay
-from deployments.router.responder import Responder
+from deployments.router.generation.relay import Relay
+from deployments.router.wire.responder import Responder
 
 
 def _alive(kind: type) -> int:

@@ -8,7 +8,7 @@ import openai
 import orjson
 import pytest
 
-from deployments.router.guardrail import BlockedError, Passage
+from deployments.router.guardrails.guardrail import BlockedError, Passage
 
 MAIL = "jane.doe@example.com"
 SECRET = f"Write to {MAIL} or 078-05-1120 today."

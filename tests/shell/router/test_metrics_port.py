@@ -9,7 +9,7 @@ import pytest
 from cluster.config import parse_config
 from deployments.messages import ROUTER, ServiceReport
 from deployments.router.core import RouterCore, RouterSettings
-from deployments.router.metrics_port import MetricsPort
+from deployments.router.pages.metrics_port import MetricsPort
 
 
 class Directory:

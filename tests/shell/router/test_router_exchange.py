@@ -11,7 +11,7 @@ from cluster.entities.workload import RequestSignals, Surface
 from deployments.directory import actor
 from deployments.directory.actor import DirectoryClient, FleetDirectory
 from deployments.messages import FleetState
-from deployments.router.fleet_view import FleetPicture
+from deployments.router.fleet.view import FleetPicture
 
 SIGNALS = RequestSignals(
     surface=Surface.CHAT,

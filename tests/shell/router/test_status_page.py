@@ -8,7 +8,7 @@ import re
 import orjson
 import pytest
 
-from deployments.router.status_page import EVENTS_PATH
+from deployments.router.pages.status_page import EVENTS_PATH
 
 SECRET = "the harbour master's secret"
 
@@ -135,7 +135,7 @@ async def test_one_page_too_many_is_told_so_and_a_closed_one_leaves_its_place(st
 
 
 async def test_events_go_on_and_end_so_that_no_page_keeps_a_router(start_cluster, monkeypatch):
-    monkeypatch.setattr("deployments.router.status_page._STREAM_S", 0.5)
+    monkeypatch.setattr("deployments.router.pages.status_page._STREAM_S", 0.5)
     cluster = await start_cluster({"status_page": {"period_s": 0.1}})
     async with cluster.http.get(cluster.url + EVENTS_PATH) as response:
         content = await response.read()

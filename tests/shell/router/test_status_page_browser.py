@@ -123,7 +123,7 @@ async def test_it_says_so_when_a_model_has_no_replica_and_when_nothing_comes_any
         await asyncio.get_running_loop().create_future()
 
     with monkeypatch.context() as patch:
-        patch.setattr("deployments.router.status_page.asyncio", SimpleNamespace(sleep=never))
+        patch.setattr("deployments.router.pages.status_page.asyncio", SimpleNamespace(sleep=never))
         await tab.until("document.getElementById('state').textContent === 'no connection'")
     await tab.until("document.getElementById('state').textContent === 'no replica for sim'")
 

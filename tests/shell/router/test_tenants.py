@@ -9,7 +9,7 @@ import pytest
 
 from cluster.entities.energy import EnergySource
 from cluster.entities.pool import ReplicaId
-from deployments.router.energy import EnergyEntry
+from deployments.router.fleet.energy import EnergyEntry
 from deployments.tenants.keys import FileKeys, new_key
 
 PRICES = {"price_usd_per_million_input_tokens": 1000.0, "price_usd_per_million_output_tokens": 2000.0}

@@ -5,7 +5,7 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.entities.workload import Surface
-from deployments.router.requests import parse
+from deployments.router.wire.requests import parse
 
 _CONFIG = """
 models:

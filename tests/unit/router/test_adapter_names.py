@@ -7,8 +7,9 @@ from cluster.config import parse_config
 from cluster.entities.adapters import AdapterCard, AdapterCatalogue, AdapterResidency, AdapterTier
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
 from deployments.messages import PublishedAdapters
-from deployments.router.adapter_names import AdapterNames, AskedAdapter
-from deployments.router.errors import ApiError
+from deployments.router.adapters.names import AdapterNames
+from deployments.router.wire.errors import ApiError
+from deployments.router.wire.requests import AskedAdapter
 
 CONFIG = """
 models: {m: {source: x, aliases: [first]}, n: {source: x}}

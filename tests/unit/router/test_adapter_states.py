@@ -13,7 +13,7 @@ from deployments.adapter_messages import (
     contributions_from_json,
     contributions_to_json,
 )
-from deployments.router.adapter_states import LearnedStates
+from deployments.router.adapters.states import LearnedStates
 
 CONFIG = PagingConfig(dimension=4, policy="gdsf")
 KEYS = tuple(f"{number}" * 64 for number in range(3))

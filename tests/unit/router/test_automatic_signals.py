@@ -5,10 +5,10 @@ import pytest
 
 from cluster.config.model_learning import AutomaticSignalsConfig
 from cluster.entities.workload import Surface
-from deployments.router.automatic import answer_text, rewards_of
-from deployments.router.relay import Relayed
-from deployments.router.retry_memory import RetryMemory
-from deployments.router.stream import EventStream, Finish, finish_of
+from deployments.router.generation.automatic import answer_text, rewards_of
+from deployments.router.generation.relay import Relayed
+from deployments.router.generation.stream import EventStream, Finish, finish_of
+from deployments.router.models.retry_memory import RetryMemory
 
 WEIGHTS = AutomaticSignalsConfig(cut_weight=0.25, refused_weight=0.75, left_weight=0.5, format_weight=1.0)
 TALK = {"model": "sim", "messages": [{"role": "user", "content": "hi"}]}

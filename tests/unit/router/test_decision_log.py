@@ -16,7 +16,7 @@ from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.disaggregation import choose_path
 from cluster.policy.routing.replicas.policies import choose_replica
 from cluster.replay import read_log, redecide
-from deployments.router.decision_log import DecisionLog
+from deployments.router.records.decision_log import DecisionLog
 
 FILE_BYTES_MAX = 64 * 1024
 ROUTING = RoutingConfig()
@@ -258,7 +258,7 @@ async def test_a_torn_line_does_not_spoil_what_follows(make_log, tmp_path):
 
 
 async def test_files_are_written_in_the_background(make_log, tmp_path, monkeypatch):
-    monkeypatch.setattr("deployments.router.json_lines._FLUSH_PERIOD_S", 0.0)
+    monkeypatch.setattr("deployments.router.records.json_lines._FLUSH_PERIOD_S", 0.0)
     log = make_log()
     written = []
     write = log._lines._write

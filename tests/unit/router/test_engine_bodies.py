@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from cluster.entities.workload import Surface
-from deployments.router.requests import answer_body, counts_usage, prefill_body, tenant_of
+from deployments.router.wire.requests import answer_body, counts_usage, prefill_body, tenant_of
 
 CHAT, COMPLETIONS = Surface.CHAT, Surface.COMPLETIONS
 RESPONSES, MESSAGES = Surface.RESPONSES, Surface.MESSAGES

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from cluster.entities.workload import Surface
-from deployments.router.errors import ApiError, bad_request, body_too_large, model_not_found, overloaded
+from deployments.router.wire.errors import ApiError, bad_request, body_too_large, model_not_found, overloaded
 
 
 @pytest.mark.parametrize(

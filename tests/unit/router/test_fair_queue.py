@@ -7,8 +7,8 @@ import pytest
 from cluster.config.gateway import GatewayConfig
 from cluster.config.tenants import FairnessConfig
 from cluster.policy.tenancy.fair_order import Flow
-from deployments.router.errors import ApiError
-from deployments.router.queue import AdmissionQueue
+from deployments.router.admission.queue import AdmissionQueue
+from deployments.router.wire.errors import ApiError
 
 pytestmark = pytest.mark.looptime
 

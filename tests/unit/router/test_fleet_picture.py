@@ -19,7 +19,7 @@ from cluster.entities.pool import PoolName, PrefixCacheReport, ReplicaId, Replic
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.performance.profiles import pool_performance
 from deployments.messages import FleetState, PublishedPlan, ReplicaLoad, RouterShare, ServiceReport
-from deployments.router.fleet_view import FleetPicture
+from deployments.router.fleet.view import FleetPicture
 
 CONFIG = ReplicaRoutingConfig(put_aside_first_s=1.0, assumed_prefill_tokens_per_s=500.0)
 ANSWERING = {Role.DECODE, Role.COMBINED}

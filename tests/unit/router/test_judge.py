@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from deployments.router.judge import question_about, verdict_in
+from deployments.router.generation.judge import question_about, verdict_in
 
 
 def answer(*tops):

@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from cluster.entities.workload import Surface
-from deployments.router.errors import ApiError
-from deployments.router.requests import parse, session_id
+from deployments.router.wire.errors import ApiError
+from deployments.router.wire.requests import parse, session_id
 
 CHAT, COMPLETIONS = Surface.CHAT, Surface.COMPLETIONS
 RESPONSES, MESSAGES, COUNT = Surface.RESPONSES, Surface.MESSAGES, Surface.COUNT_TOKENS

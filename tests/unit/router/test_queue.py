@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from cluster.config.gateway import GatewayConfig
-from deployments.router.errors import ApiError
-from deployments.router.queue import AdmissionQueue
+from deployments.router.admission.queue import AdmissionQueue
+from deployments.router.wire.errors import ApiError
 
 pytestmark = pytest.mark.looptime
 

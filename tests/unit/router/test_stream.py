@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.entities.workload import Surface
-from deployments.router.stream import _TAIL_BYTES_MAX, EventStream, has_begun, is_error, tokens_in, usage_of
+from deployments.router.generation.stream import (
+    _TAIL_BYTES_MAX,
+    EventStream,
+    has_begun,
+    is_error,
+    tokens_in,
+    usage_of,
+)
 
 CHAT, COMPLETIONS = Surface.CHAT, Surface.COMPLETIONS
 RESPONSES, MESSAGES = Surface.RESPONSES, Surface.MESSAGES

@@ -1,7 +1,7 @@
 """Gaps between pieces of a streamed answer, in the histogram's buckets."""
 
 from cluster.metrics import requests
-from deployments.router.token_gaps import TokenGaps
+from deployments.router.metrics.token_gaps import TokenGaps
 
 
 def gaps_of(*pieces):

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.entities.workload import Surface
-from deployments.router.user_text import TEXT_CHARS_MAX, last_user_text, user_texts
+from deployments.router.generation.user_text import TEXT_CHARS_MAX, last_user_text, user_texts
 
 TALK = [
     {"role": "system", "content": "be brief"},

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cluster.entities.workload import Surface
-from deployments.router.answer_form import in_form
+from deployments.router.generation.answer_form import in_form
 from deployments.semantic_cache.answers import normalised, read_answer
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}

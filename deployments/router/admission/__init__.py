@@ -1,0 +1,1 @@
+"""Who waits for an engine, and whose turn it is."""

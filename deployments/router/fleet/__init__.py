@@ -1,0 +1,1 @@
+"""The fleet as one router sees it: loads, demand, energy, and replicas that fell silent."""

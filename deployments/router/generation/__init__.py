@@ -1,0 +1,1 @@
+"""One request for tokens, from its signals to its last byte."""

@@ -1,0 +1,1 @@
+"""Guardrails around a request: what the model gets to read, and what the client gets."""

@@ -1,0 +1,1 @@
+"""Which model answers: the choice, and what was learnt of earlier ones."""

@@ -1,0 +1,1 @@
+"""What is asked about the cluster rather than of a model."""

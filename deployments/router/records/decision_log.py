@@ -1,0 +1,92 @@
+"""The decision log: the latest records in memory, all of them in files."""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+
+from cluster.config.decision_log import DecisionLogConfig
+from cluster.entities.decision import DecisionRecord
+from deployments.router.adapters.outcomes import without_words
+from deployments.router.records.json_lines import JsonLines
+
+logger = logging.getLogger("tidemill.router.decisions")
+
+
+class DecisionLog:
+    """Latest records in memory, all of them in JSONL files of bounded size and number."""
+
+    def __init__(
+        self, config: DecisionLogConfig, folder: Path | None, *, name: str, on_drop: Callable[[], None]
+    ) -> None:
+        """Prepare; files are opened by `start`.
+
+        Args:
+            config: bounds.
+            folder: where files go; None keeps records in memory only.
+            name: begins the files' names; one writer each.
+            on_drop: called for every record that is lost because the disk is too slow.
+        """
+        self._config = config
+        self._folder = folder if config.enabled else None
+        self._latest: OrderedDict[str, bytes] = OrderedDict()
+        self._lines: JsonLines | None = None
+        if self._folder is not None:
+            self._lines = JsonLines(
+                self._folder,
+                name=name,
+                file_bytes_max=config.file_bytes_max,
+                files_max=config.files_max,
+                queue_max=config.queue_max,
+                on_drop=on_drop,
+                logger=logger,
+            )
+
+    def start(self) -> None:
+        """Begin writing in the background."""
+        if self._lines is not None:
+            self._lines.start()
+
+    async def close(self) -> None:
+        """Write what waits and stop."""
+        if self._lines is not None:
+            await self._lines.close()
+
+    def add(self, record: DecisionRecord) -> None:
+        """Take a record. Never waits."""
+        # The hashes are the prompt's fingerprint and long; decisions can be taken again without them.
+        lean = replace(record, signals=replace(record.signals, block_hashes=()))
+        choice = lean.model_choice
+        if choice is not None and not self._config.embeddings:
+            lean = replace(lean, model_choice=replace(choice, signals=replace(choice.signals, embedding=())))
+        if not self._config.embeddings:
+            lean = without_words(lean)
+        line = orjson.dumps(lean)
+        self._latest[record.decision_id] = line
+        if len(self._latest) > self._config.memory_records_max:
+            self._latest.popitem(last=False)
+        if self._lines is not None:
+            self._lines.add(line)
+
+    async def find(self, decision_id: str) -> bytes | None:
+        """A record's JSON, from memory or from any router's files in the folder; None if it is gone."""
+        found = self._latest.get(decision_id)
+        if found is None and self._folder is not None:
+            return await asyncio.to_thread(_search, self._folder, decision_id)
+        return found
+
+
+def _search(folder: Path, decision_id: str) -> bytes | None:
+    needle = b'"decision_id":' + orjson.dumps(decision_id)
+    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            for line in file:
+                if needle in line and line.endswith(b"\n"):
+                    return line.rstrip(b"\n")
+    return None

@@ -1,0 +1,1 @@
+"""Tenants at one router: keys, limits and budgets drawn ahead, and what callers are told of them."""

@@ -1,0 +1,45 @@
+"""Counts what tenants do, for Prometheus."""
+
+from collections.abc import Iterable
+
+from cluster.entities.reasons import Reason
+from cluster.entities.tenancy import Usage
+from cluster.metrics import tenants
+from deployments.router.metrics.counters import RouterMetrics
+from deployments.router.tenants.lease import Lease
+
+
+class TenantMetrics:
+    """The tenants' part of a router's metrics."""
+
+    def __init__(self, metrics: RouterMetrics) -> None:
+        get = metrics.get
+        self._requests = get(tenants.TENANT_REQUESTS)
+        self._tokens = get(tenants.TENANT_TOKENS)
+        self._cost = get(tenants.TENANT_COST)
+        self._budget = get(tenants.BUDGET_USED)
+        self._keys_refused = get(tenants.KEYS_REFUSED)
+        self._ledger_failures = get(tenants.LEDGER_FAILURES)
+
+    def key_refused(self) -> None:
+        """Count a request without a valid key."""
+        self._keys_refused.inc()
+
+    def ledger_failed(self) -> None:
+        """Count a failure of the ledger."""
+        self._ledger_failures.inc()
+
+    def refused(self, tenant: str, reason: Reason) -> None:
+        """Count a request that was turned away."""
+        self._requests.labels(tenant, reason.value).inc()
+
+    def used(self, tenant: str, usage: Usage, leases: Iterable[Lease]) -> None:
+        """Count a request that was let in, and show the tenant's budgets."""
+        self._requests.labels(tenant, "cached" if usage.cached else "admitted").inc()
+        self._tokens.labels(tenant, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(tenant, "output").inc(usage.output_tokens)
+        self._cost.labels(tenant).inc(usage.usd)
+        for lease in leases:
+            if lease.quota.is_budget:
+                used = 1.0 - lease.available() / lease.quota.limit
+                self._budget.labels(tenant, lease.quota.window.value, lease.unit.value).set(used)
