@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from load_tests.chaos.faults import (
     DECODE,
     DIRECTORY,
     LEARNER,
+    METER,
     PREFILL,
     PROVISIONER,
     ROUTER,
@@ -45,7 +47,10 @@ _KINDS = {
     "directory": DIRECTORY,
     "learner": LEARNER,
     "provisioner": PROVISIONER,
+    "energy_meter": METER,
     "serve_controller": CONTROLLER,
+    "ingress": "haproxy -",
+    "dashboard": "dashboard/dashboard.py",
     "gcs": "gcs_server",
     "raylet": "raylet/raylet",
 }
@@ -55,8 +60,8 @@ _KILL_EVERY = 4
 """One of so many changes of the fleet is a killed replica."""
 _PROBE_S = 10.0
 _PROBE_CLIENTS = 48
-_WARM_UP = 0.25
-"""Part of the time that is left out: caches and pools fill first."""
+_WARM_UP = 0.5
+"""Part of the time that is left out: tables that are bounded fill first."""
 
 Sample = dict[str, float]
 
@@ -72,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rate", type=bounded(float, 0.1, 10_000), help="requests per second instead of --load"
     )
     parser.add_argument("--seed", type=bounded(int, 0, 1_000_000), default=0)
+    parser.add_argument("--samples", type=Path, help="file for every sample, one JSON object a line")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(arguments)
     stop_on_termination()
@@ -129,6 +135,9 @@ def _soak(
             changed_s, changes = time.monotonic(), changes + 1
             _change(cluster, changes)
         samples.append({"at_s": time.monotonic() - began_s, **_sample(cluster)})
+        if options.samples is not None:
+            with options.samples.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(samples[-1]) + "\n")
     return load.stop(), samples
 
 

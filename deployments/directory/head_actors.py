@@ -51,6 +51,8 @@ def start_on_head(
             resources={"node:__internal_head__": 0.001},
             max_restarts=-1,
             max_concurrency=max_concurrency,
+            # They are called dozens of times a second, for ever; Ray's control store would note each call.
+            enable_task_events=False,
         )
         .remote(*args)
     )

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from load_tests.arguments import bounded
-from load_tests.chaos.cluster import CONFIG, ChaosCluster, ClusterError, stop_on_termination, waited_s
-from load_tests.chaos.faults import FAULTS, Fault, NoVictimError
+from load_tests.chaos.cases import FAULTS
+from load_tests.chaos.cluster import ChaosCluster, ClusterError, stop_on_termination, waited_s
+from load_tests.chaos.faults import Fault, NoVictimError
+from load_tests.chaos.kinds import KINDS
 from load_tests.chaos.load import SteadyLoad, judged
 from load_tests.record import circumstances
 
@@ -61,11 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(faults: Sequence[Fault], options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     cluster: ChaosCluster | None = None
+    kind = ""
     try:
         for number, fault in enumerate(faults):
+            if cluster is not None and fault.kind != kind:
+                cluster.stop()
+                cluster = None
             if cluster is None:
-                print("starting a cluster", file=sys.stderr, flush=True)
-                cluster = ChaosCluster(CONFIG)
+                kind = fault.kind
+                print(f"starting a cluster: {kind}", file=sys.stderr, flush=True)
+                cluster = KINDS[kind]()
                 cluster.start()
             rows.append(_case(cluster, fault, options, seed=options.seed * 1000 + number))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -80,7 +87,7 @@ def _run(faults: Sequence[Fault], options: argparse.Namespace) -> list[dict[str,
 
 def _case(cluster: ChaosCluster, fault: Fault, options: argparse.Namespace, *, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"case": fault.name, "policy": "none", "seed": seed}
-    load = SteadyLoad(cluster.url, options.rate, seed)
+    load = SteadyLoad(cluster.url, options.rate, seed, models=cluster.models)
     load.start()
     time.sleep(_BEFORE_S)
     fault_at_s = time.monotonic()

@@ -1,5 +1,6 @@
 """The cluster that is hurt: `tidemill up` in a process of its own, found by its environment."""
 
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import yaml
 _ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 120.0
+_CANDIDATES = itertools.count(22000 + os.getpid() % 5000)
 _PORTS = ("gcs_port", "dashboard_port", "client_port", "haproxy_metrics_port", "haproxy_stats_port")
 
 MODEL = "simulated-7b"
@@ -67,14 +69,16 @@ class ChaosCluster:
             environment: what its processes get beside the caller's.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="tidemill-chaos-"))
-        gateway_port, *others = _free_ports(1 + len(_PORTS))
+        gateway_port, *others = free_ports(1 + len(_PORTS))
         self.config = json.loads(json.dumps(config))
         self.config.setdefault("gateway", {})["port"] = gateway_port
         self.config.setdefault("local_cluster", {}).update(zip(_PORTS, others, strict=True))
         self.state = self.folder / "state"
         self.url = f"http://127.0.0.1:{gateway_port}"
-        self._environment = {**os.environ, **(environment or {}), "TIDEMILL_STATE": str(self.state)}
-        self._environment.pop("RAY_ADDRESS", None)
+        self.models: tuple[str, ...] = (MODEL,)
+        """What the load asks for, in turn."""
+        self.environment = {**os.environ, **(environment or {}), "TIDEMILL_STATE": str(self.state)}
+        self.environment.pop("RAY_ADDRESS", None)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -89,7 +93,7 @@ class ChaosCluster:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", "operators.cli.app", "up", "-c", str(path), "--json"],
                 cwd=_ROOT,
-                env=self._environment,
+                env=self.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -184,11 +188,11 @@ def waited_s(check: Callable[[], bool], *, timeout_s: float) -> float | None:
     return None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on, outside the ranges that Ray and Serve hand out themselves; no port twice."""
     found: list[int] = []
-    candidate = 27000 + os.getpid() % 4000
     while len(found) < count:
-        candidate += 1
+        candidate = next(_CANDIDATES)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", candidate))

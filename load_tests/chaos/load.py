@@ -41,6 +41,8 @@ class SteadyLoad:
     rate_per_s: float
     seed: int
     output_tokens: int = 40
+    models: tuple[str, ...] = (MODEL,)
+    """What is asked for, in turn."""
     seen: list[Seen] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -93,7 +95,8 @@ class SteadyLoad:
 
     def _body(self, number: int, chance: random.Random) -> dict[str, Any]:
         text = f"{self.seed}-{number} " + (_LONG if number % 3 == 0 else "hello")
-        body: dict[str, Any] = {"model": MODEL, "max_tokens": self.output_tokens, "stream": number % 4 != 0}
+        model = self.models[number % len(self.models)]
+        body: dict[str, Any] = {"model": model, "max_tokens": self.output_tokens, "stream": number % 4 != 0}
         if number % 5 == 0:
             text, body["temperature"] = f"again {chance.randrange(_REPEATED)}", 0
         return {**body, "messages": [{"role": "user", "content": text}]}
