@@ -60,9 +60,14 @@ class Plan:
             output_tokens=self.output_tokens if mode == "stream" else 1,
             stream=mode == "stream",
             temperature=1.0,
-            seed=self.seed + 1000 * number,
+            seed=self._prompts_of(mode, concurrency, number),
             timeout_s=60.0,
         )
+
+    def _prompts_of(self, mode: str, concurrency: int, number: int) -> int:
+        """A seed that no other load has: a prompt that was sent before would be answered from the cache."""
+        which = self.modes.index(mode) * len(self.concurrencies) + self.concurrencies.index(concurrency)
+        return self.seed + 1000 * (1 + which * (self.rounds + 1) + number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What the pager asks of an engine. vLLM and the simulated engine answer it in `deployments.engine`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,26 +40,29 @@ class AdapterLoadError(Exception):
 
 
 class AdapterBackend(Protocol):
-    """The slots of one engine. Loads and unloads are never called two at a time."""
+    """The slots of one engine. Swaps and unloads are never called two at a time."""
 
     keeps_host_copies: bool
     """Whether `prepare` does anything."""
 
     async def prepare(self, adapter: EngineAdapter) -> None:
-        """Read an adapter into the engine's memory while it computes, so that `load` only copies.
+        """Read an adapter into the engine's memory while it computes, so that `swap` only copies.
 
         Raises:
-            AdapterLoadError: it cannot be read.
+            AdapterLoadError: it cannot be read, or does not fit the model.
         """
 
     async def forget(self, number: int) -> None:
         """Give the memory of `prepare` back; an adapter in a slot stays there."""
 
-    async def load(self, adapter: EngineAdapter) -> None:
-        """Put an adapter into a free slot and let requests name it. In a slot already: only a touch.
+    async def swap(self, leaving: Sequence[int], adapter: EngineAdapter) -> SlotReport:
+        """Take adapters out that no request uses, and put one into the slot that is free then; as `report`.
+
+        Requests may name it from the first moment: what is sent to the engine after this was begun waits
+        behind it. An adapter that is in a slot already is only touched.
 
         Raises:
-            AdapterLoadError: the engine refuses it.
+            AdapterLoadError: the engine refuses it. It may not refuse what `prepare` took.
         """
 
     async def unload(self, number: int) -> None:

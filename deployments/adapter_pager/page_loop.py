@@ -41,7 +41,7 @@ class Job:
 
 
 class PageLoop:
-    """The only place that calls the engine's loads and unloads."""
+    """The only place that calls the engine's swaps and unloads."""
 
     def __init__(
         self,
@@ -118,7 +118,8 @@ class PageLoop:
         for entry in [e for e in self._shelf.leaving if not e.running]:
             if entry.in_slot:
                 self._close(entry)
-                await self._unload(entry, "removed")
+                await self._backend.unload(entry.number)
+                self._left(entry, "removed")
             if entry.in_host:
                 await self._staging.forget(entry)
             self._staging.settle(entry)
@@ -216,21 +217,33 @@ class PageLoop:
             began_s, tier = entry.staging_since_s, entry.staging_tier
         for other in leaving:  # all before the first await: nobody may be let in any more
             self._close(other)
+        numbers = [other.number for other in leaving]
+        swapping = asyncio.create_task(self._backend.swap(numbers, entry.for_engine()))
+        if entry.in_host:
+            await asyncio.sleep(0)  # it is begun: requests line up behind it, and need not wait for its end
+            self._arrive(entry, planned=job.planned)
         for other in leaving:
-            await self._unload(other, "plan" if job.planned else "demand")
+            self._left(other, "plan" if job.planned else "demand")
         try:
-            await self._backend.load(entry.for_engine())
+            report = await swapping
         except AdapterLoadError as error:
+            if entry.in_slot:
+                self._close(entry)
             self._staging.failed(entry, "engine", str(error))
-            await self.reconcile()  # what is left of it would take a slot
+            await self.reconcile(await self._backend.report())  # what is left of it would take a slot
             return
-        now_s = time.monotonic()
+        if not entry.in_slot:
+            self._arrive(entry, planned=job.planned)
+        seconds, before = time.monotonic() - began_s, self._report
+        await self.reconcile(report)
+        self._note(entry, tier, seconds, before)
+
+    def _arrive(self, entry: Entry, *, planned: bool) -> None:
+        """Requests for it may be sent to the engine from now on."""
         entry.tier, entry.failures, entry.staging_since_s = AdapterTier.DEVICE, 0, 0.0
-        entry.prefetched, entry.used_at_s = job.planned, now_s
+        entry.prefetched, entry.used_at_s = planned, time.monotonic()
         self._core.loaded(entry.key)
         self._admit(entry)
-        before = await self.reconcile()
-        self._note(entry, tier, now_s - began_s, before)
 
     def _note(self, entry: Entry, tier: AdapterTier, seconds: float, before: SlotReport) -> None:
         load_s = max(0.0, self._report.load_s - before.load_s)
@@ -260,8 +273,7 @@ class PageLoop:
         self._core.evicted(entry.key)
         self._core.lies(entry.key, entry.tier.value)
 
-    async def _unload(self, entry: Entry, reason: str) -> None:
-        await self._backend.unload(entry.number)
+    def _left(self, entry: Entry, reason: str) -> None:
         self._staging.settle(entry)
         self._exported.count(metrics.ADAPTER_EVICTIONS, reason)
         if entry.prefetched:
@@ -269,22 +281,15 @@ class PageLoop:
             self._exported.count(metrics.ADAPTER_PREFETCHES, "wasted")
             self._exported.count(metrics.ADAPTER_WASTED, by=entry.size)
 
-    async def reconcile(self) -> SlotReport:
-        """Bring the engine to what this process believes, after a restart and after every load.
-
-        Returns:
-            What the engine said the last time.
-        """
-        report = await self._backend.report()
-        held = report.held
-        last, self._report = self._report, report
+    async def reconcile(self, report: SlotReport) -> None:
+        """Bring the engine to what this process believes, after a restart and after every swap."""
+        self._report = report
         believed = {entry.number: entry for entry in self._shelf.in_slots()}
-        for number in held - set(believed):
+        for number in report.held - set(believed):
             logger.warning("the engine holds adapter %d, which should not be in a slot; removing it", number)
             await self._backend.unload(number)
-        for number in set(believed) - held:
+        for number in set(believed) - report.held:
             entry = believed[number]
             logger.warning("the engine lost adapter %s; putting it back", entry.card.name)
             with contextlib.suppress(AdapterLoadError):
-                await self._backend.load(entry.for_engine())
-        return last
+                self._report = await self._backend.swap((), entry.for_engine())

@@ -75,6 +75,7 @@ class AdapterPager:
         self._core = core
         self._dimension = dimension
         self._memory = memory
+        self._backend = backend
         self._catalogue_version = -1
         self._placement = AdapterPlacement(version=-1)
         self._replaced: dict[str, str] = {}
@@ -105,7 +106,7 @@ class AdapterPager:
 
     async def start(self) -> None:
         """Reconcile with the engine and begin; the catalogue may come before or after."""
-        await self.loop.reconcile()
+        await self.loop.reconcile(await self._backend.report())
         self.loop.start()
         self._tasks = [asyncio.create_task(self._memory.keep(self._core))]
 

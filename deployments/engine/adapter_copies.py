@@ -1,15 +1,20 @@
 """Runs inside vLLM's worker process: reads adapters while the model computes, and says what loads cost.
 
 vLLM reads an adapter's files, converts them and copies them into a slot in one go, between two steps, and
-everybody waits. Here a thread reads and converts ahead of time; what is left for the load is the copy into a
-slot. A copy stays until it is given up, so an adapter that left its slot is not read again.
+everybody waits. Here a thread reads, checks and converts ahead of time; what is left for the load is the copy
+into a slot (`adapter_slots.py`). A copy stays until it is given up, so an adapter that left its slot is not
+read again.
 """
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.request import LoRARequest
+
+from deployments.engine.adapter_slots import QuickSlots
 
 
 class AdapterCopies:
@@ -27,6 +32,10 @@ class AdapterCopies:
         """Give up the copy; in a slot it stays."""
         _shelf(self).forget(number)
 
+    def adapter_swap(self, leaving: list[int], name: str, number: int, path: str) -> dict[str, Any]:
+        """Take adapters out and put one in, in one call between two steps; then as `adapter_report`."""
+        return _shelf(self).swap(leaving, LoRARequest(name, number, path))
+
     def adapter_report(self) -> dict[str, Any]:
         """Which adapters are in the engine, and what loads have cost since it was first asked."""
         return _shelf(self).report()
@@ -38,35 +47,46 @@ class _Copies:
     def __init__(self, runner: Any) -> None:
         self._runner = runner
         self._manager = runner.lora_manager
+        slots = self._manager._adapter_manager  # noqa: SLF001 - the worker's manager has no name for it
         self._read_files = self._manager._load_adapter  # noqa: SLF001 - vLLM reads files nowhere else
         self._add = self._manager.add_adapter
+        self._merge = slots._create_merged_loras_inplace  # noqa: SLF001 - vLLM does it with every load
         self._models: dict[int, Any] = {}
         self._errors: dict[int, str] = {}
         self._loads, self._load_s, self._stall_s, self._stream_s = 0, 0.0, 0.0, 0.0
         # An expert's matrices are cut to this worker's share when they are added: not twice.
-        modules = self._manager._adapter_manager.modules  # noqa: SLF001
-        self._keeps = not any("MoE" in type(module).__name__ for module in modules.values())
-        self._inputs = self._input_sizes(modules) if self._keeps else {}
+        self._keeps = not any("MoE" in type(module).__name__ for module in slots.modules.values())
+        self._sizes = self._layer_sizes(slots) if self._keeps else {}
+        self._slots: QuickSlots | None = None
         self._manager._load_adapter = self._given  # noqa: SLF001
         self._manager.add_adapter = self._timed
+        slots._create_merged_loras_inplace = self._merged_once  # noqa: SLF001
 
-    def _input_sizes(self, modules: dict[str, Any]) -> dict[str, int]:
-        """What every projection of the whole model takes in; empty where a worker has only a share of it."""
-        packed = self._manager._adapter_manager.packed_modules  # noqa: SLF001
-        sizes: dict[str, int] = {}
-        for name, module in modules.items():
-            stacked = getattr(module, "lora_a_stacked", None)
-            if getattr(module, "tp_size", 1) == 1 and stacked is not None:
-                sizes |= dict.fromkeys(packed.get(name, [name]), int(stacked[0].shape[-1]))
+    @staticmethod
+    def _layer_sizes(slots: Any) -> dict[str, tuple[int, int | None]]:
+        """What every projection of the whole model takes in and gives; none that a worker has only a share of."""
+        sizes: dict[str, tuple[int, int | None]] = {}
+        for name, module in slots.modules.items():
+            if getattr(module, "tp_size", 1) != 1 or not isinstance(module, BaseLinearLayerWithLoRA):
+                continue
+            inputs = int(module.lora_a_stacked[0].shape[-1])
+            outputs: list[int | None] = [int(stacked.shape[-2]) for stacked in module.lora_b_stacked]
+            parts = slots.packed_modules.get(name, [name])
+            if len(parts) != len(outputs):
+                outputs = [None] * len(parts)
+            sizes |= {part: (inputs, given) for part, given in zip(parts, outputs, strict=True)}
         return sizes
 
     def _read(self, request: LoRARequest) -> Any:
         """An adapter from its files. One for a smaller model is refused: vLLM would take it, and be wrong."""
         model = self._read_files(request)
         for name, weights in model.loras.items():
-            wanted, found = self._inputs.get(name), weights.lora_a.shape[-1]
-            if wanted not in {None, found}:
-                raise ValueError(f"{name} is made for {found} inputs, and the model's has {wanted}")
+            inputs, outputs = self._sizes.get(name, (None, None))
+            takes, gives = int(weights.lora_a.shape[-1]), int(weights.lora_b.shape[0])
+            if inputs not in {None, takes}:
+                raise ValueError(f"{name} is made for {takes} inputs, and the model's has {inputs}")
+            if outputs not in {None, gives}:
+                raise ValueError(f"{name} is made for {gives} outputs, and the model's has {outputs}")
         return model
 
     def prepare(self, request: LoRARequest) -> None:
@@ -77,7 +97,10 @@ class _Copies:
 
     def _prepare(self, request: LoRARequest) -> None:
         try:
-            self._models[request.lora_int_id] = self._read(request)
+            model = self._read(request)
+            if self._keeps:
+                self._merge(model)
+            self._models[request.lora_int_id] = model
             self._errors[request.lora_int_id] = ""
         except Exception as error:  # noqa: BLE001 - whatever it is, the asker is told
             self._errors[request.lora_int_id] = f"{type(error).__name__}: {error}"
@@ -107,12 +130,26 @@ class _Copies:
         found = self._models.get(number) if self._keeps else self._models.pop(number, None)
         return found if found is not None else self._read(request)
 
-    def _timed(self, request: LoRARequest) -> Any:
+    def _merged_once(self, model: Any) -> None:
+        """What `_prepare` has done already is not done in the load."""
+        if not self._keeps or self._models.get(model.id) is not model:
+            self._merge(model)
+
+    def swap(self, leaving: Sequence[int], request: LoRARequest) -> dict[str, Any]:
+        """See `AdapterCopies`. Slots are written the quick way from the first call on: without a pager never."""
+        if self._slots is None:
+            self._slots = QuickSlots(self._manager._adapter_manager.modules)  # noqa: SLF001
+        self._timed(request, leaving)
+        return self.report()
+
+    def _timed(self, request: LoRARequest, leaving: Sequence[int] = ()) -> Any:
         """Called for every adapter of every step; it costs something only for a new one."""
-        if request.lora_int_id in self._manager.list_adapters():
+        if not leaving and request.lora_int_id in self._manager.list_adapters():
             return self._add(request)
         began_s = time.perf_counter()
         try:
+            for number in leaving:
+                self._manager.remove_adapter(number)
             return self._add(request)
         finally:
             spent_s = time.perf_counter() - began_s

@@ -6,6 +6,7 @@ a request whose adapter was removed under it has it loaded again within a step.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from cluster.config.pools import SimulatedEngine
 from deployments.adapter_pager.backend import EngineAdapter, SlotReport
@@ -52,11 +53,15 @@ class SimulatedAdapters:
         """Give up the copy."""
         self._copies.discard(number)
 
-    async def load(self, adapter: EngineAdapter) -> None:
-        """Put it into a slot; the engine stops for as long as that takes."""
+    async def swap(self, leaving: Sequence[int], adapter: EngineAdapter) -> SlotReport:
+        """The engine stops for as long as the load takes."""
+        for number in leaving:
+            await self.unload(number)
         self._named[adapter.name] = adapter
-        await asyncio.sleep(0.0 if adapter.number in self._held else self._put(adapter))
+        load_s = 0.0 if adapter.number in self._held else self._put(adapter)
         self._held.move_to_end(adapter.number)
+        await asyncio.sleep(load_s)
+        return await self.report()
 
     async def unload(self, number: int) -> None:
         """Take it out."""

@@ -6,6 +6,7 @@ next other adapter, and nothing is evicted that the pager did not remove.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from deployments.adapter_pager.backend import AdapterLoadError, EngineAdapter, SlotReport
@@ -46,18 +47,26 @@ class VllmAdapters:
         """Give up the worker's copy."""
         await self._client.collective_rpc("adapter_forget", args=(number,))
 
-    async def load(self, adapter: EngineAdapter) -> None:
-        """Put it into a free slot and into the registry."""
+    async def swap(self, leaving: Sequence[int], adapter: EngineAdapter) -> SlotReport:
+        """One call for all of it: each takes a step's time to come through when the engine is busy.
+
+        vLLM takes calls and requests in the order they were sent, which this does before it first waits.
+        """
         from vllm.lora.request import LoRARequest
 
-        request = LoRARequest(adapter.name, adapter.number, adapter.path)
+        known = self._models.lora_requests
+        for name in [name for name, request in known.items() if request.lora_int_id in leaving]:
+            del known[name]
+        known[adapter.name] = LoRARequest(adapter.name, adapter.number, adapter.path)
+        arguments = (list(leaving), adapter.name, adapter.number, adapter.path)
         try:
-            await self._client.add_lora(request)
+            answers = await self._client.collective_rpc("adapter_swap", args=arguments)
         except Exception as error:
+            known.pop(adapter.name, None)
             if self._client.errored:
                 raise
             raise AdapterLoadError(f"vLLM does not take it: {error}") from error
-        self._models.lora_requests[adapter.name] = request
+        return _report(answers)
 
     async def unload(self, number: int) -> None:
         """Take it out of the registry and its slot."""
@@ -67,6 +76,10 @@ class VllmAdapters:
         await self._client.remove_lora(number)
 
     async def report(self) -> SlotReport:
-        """What the workers hold; with several they hold the same."""
-        found = (await self._client.collective_rpc("adapter_report"))[0]
-        return SlotReport(**{**found, "held": frozenset(found["held"])})
+        """What the workers hold."""
+        return _report(await self._client.collective_rpc("adapter_report"))
+
+
+def _report(answers: Sequence[dict[str, Any]]) -> SlotReport:
+    """Of the workers, who hold the same."""
+    return SlotReport(**{**answers[0], "held": frozenset(answers[0]["held"])})

@@ -34,6 +34,8 @@ class FakeEngine:
         self.slots = slots
         self.load_s = load_s
         self.held: OrderedDict[int, EngineAdapter] = OrderedDict()
+        self.coming: set[int] = set()
+        """On the way into a slot: requests line up behind it."""
         self.copies: set[int] = set()
         self.users: dict[int, int] = {}
         self.misuse: list[str] = []
@@ -44,6 +46,8 @@ class FakeEngine:
 
     async def prepare(self, adapter: EngineAdapter) -> None:
         await asyncio.sleep(self.load_s)
+        if adapter.name in self.broken:
+            raise AdapterLoadError("the shapes do not match")
         self.copies.add(adapter.number)
 
     async def forget(self, number: int) -> None:
@@ -59,9 +63,15 @@ class FakeEngine:
         finally:
             self._busy = False
 
-    async def load(self, adapter: EngineAdapter) -> None:
+    async def swap(self, leaving, adapter: EngineAdapter) -> SlotReport:
         async with self._alone(f"load of {adapter.name}"):
-            await asyncio.sleep(self.load_s)
+            for number in leaving:
+                self._remove(number)
+            self.coming.add(adapter.number)
+            try:
+                await asyncio.sleep(self.load_s)
+            finally:
+                self.coming.discard(adapter.number)
             if adapter.number not in self.held and len(self.held) >= self.slots:
                 number, _ = self.held.popitem(last=False)
                 self.misuse.append(f"the engine threw out {number}")
@@ -70,12 +80,16 @@ class FakeEngine:
             if adapter.name in self.broken:  # as in vLLM, what was begun is left there
                 raise AdapterLoadError("the shapes do not match")
             self.loads.append(adapter.name)
+            return await self.report()
 
     async def unload(self, number: int) -> None:
         async with self._alone(f"unload of {number}"):
-            if self.users.get(number):
-                self.misuse.append(f"{number} was removed under a request")
-            self.held.pop(number, None)
+            self._remove(number)
+
+    def _remove(self, number: int) -> None:
+        if self.users.get(number):
+            self.misuse.append(f"{number} was removed under a request")
+        self.held.pop(number, None)
 
     async def report(self) -> SlotReport:
         return SlotReport(
@@ -85,7 +99,7 @@ class FakeEngine:
     @contextlib.contextmanager
     def running(self, number: int):
         """A request that the engine has."""
-        if number not in self.held:
+        if number not in self.held and number not in self.coming:
             self.misuse.append(f"a request came without its adapter {number}")
             self.wedged |= sum(bool(self.users.get(held)) for held in self.held) >= self.slots
         self.users[number] = self.users.get(number, 0) + 1

@@ -76,6 +76,17 @@ async def test_what_a_gateway_adds_is_what_it_adds(site):
     assert "slower" in table(rows)
 
 
+def test_no_load_sends_prompts_that_an_earlier_one_left_in_the_cache():
+    plan = Plan(rounds=2)
+    loads = [
+        plan.load(mode, concurrency, model="sim", number=number)
+        for mode in plan.modes
+        for concurrency in plan.concurrencies
+        for number in range(plan.rounds + 1)
+    ]
+    assert len({load.seed for load in loads}) == len(loads)
+
+
 async def test_a_gateway_that_fails_is_told_and_has_no_latency(site):
     site.targets["slower"] = parse_target("http://127.0.0.1:9")
     rows = await compare(site, Plan(modes=("unary",), concurrencies=(1,), rounds=1, arm_s=0.1))

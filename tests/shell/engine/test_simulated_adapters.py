@@ -21,16 +21,16 @@ def engine(slots=2):
 async def test_a_full_engine_throws_out_what_was_used_longest_ago():
     found = engine()
     for number in (1, 2, 3):
-        await found.load(adapter(number))
+        await found.swap((), adapter(number))
     assert (await found.report()).held == {2, 3}
     assert found.engine_evictions == 1
 
 
 async def test_a_request_without_its_adapter_has_it_loaded_in_a_step():
     found = engine()
-    await found.load(adapter(1))
-    await found.load(adapter(2))
-    await found.load(adapter(3))
+    await found.swap((), adapter(1))
+    await found.swap((), adapter(2))
+    await found.swap((), adapter(3))
     found.used("base:a1")  # still in the registry
     assert found.engine_loads == 1
 
@@ -38,9 +38,9 @@ async def test_a_request_without_its_adapter_has_it_loaded_in_a_step():
 async def test_a_prepared_adapter_stops_the_engine_for_a_shorter_time():
     found = engine()
     await found.prepare(adapter(1))
-    await found.load(adapter(1))
+    await found.swap((), adapter(1))
     prepared_s = (await found.report()).load_s
-    await found.load(adapter(2))
+    await found.swap((), adapter(2))
     assert (await found.report()).load_s - prepared_s > 2 * prepared_s
 
 
@@ -50,7 +50,7 @@ async def test_a_load_stops_running_sequences():
     running = Sequence(prompt_tokens=1, output_tokens=1000, changed=asyncio.Event())
     batch.add([running])
     await asyncio.sleep(0.05)
-    loading = asyncio.create_task(found.load(adapter(1)))  # 0.15 s
+    loading = asyncio.create_task(found.swap((), adapter(1)))  # 0.15 s
     await asyncio.sleep(0.03)
     before = running.produced
     await asyncio.sleep(0.07)
