@@ -18,7 +18,7 @@ from cluster.replay import DecisionLogError, from_json, to_json
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
 st.register_type_strategy(ReplicaId, st.text(max_size=8))
 RECORDS = st.from_type(DecisionRecord)
-BY_NAME = (".scores", ".energies_j", ".remembered", ".propensities")
+BY_NAME = (".scores", ".energies_j", ".remembered", ".propensities", ".states")
 """Tables by replica or model: any key is a field of theirs."""
 
 
