@@ -94,6 +94,22 @@ class CategoryCacheConfig(Section):
         return self
 
 
+class JudgeModelConfig(Section):
+    """A model that is asked, in the background, whether two answers in other words say the same."""
+
+    url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+    """Base address of an OpenAI-compatible server, as `https://models.example/v1`; the gateway's own too."""
+
+    model: str = Field(min_length=1)
+    """Its name there. Take one that is better than the models whose answers it judges."""
+
+    api_key_env: str = ""
+    """Environment variable of the cache's process that holds the key; without one none is sent."""
+
+    timeout_s: float = Field(default=30.0, gt=0, le=600)
+    """One that has not answered by then has no verdict."""
+
+
 class ErrorContractConfig(Section):
     """How it is found out what may be served."""
 
@@ -112,6 +128,9 @@ class ErrorContractConfig(Section):
 
     agreement_min: float = Field(default=0.95, gt=0, le=1)
     """Cosine similarity from which two answers that differ in words are judged the same."""
+
+    judge: JudgeModelConfig | None = None
+    """Who decides where words differ; without a verdict, or a judge, `agreement_min` does."""
 
     judging_backlog_max: int = Field(default=256, ge=1)
     """Pairs that wait to be judged; one more is dropped and counted."""

@@ -25,7 +25,7 @@ from cluster.policy.semantic_cache.tier import SemanticDecision, SemanticQuery, 
 from deployments.encoder.encoder import Encoder
 from deployments.encoder.graph_index import GraphIndex
 from deployments.encoder.minilm import DIMENSIONS
-from deployments.semantic_cache.agreement import agree
+from deployments.semantic_cache.agreement import Agreement
 from deployments.semantic_cache.answers import read_answer
 from deployments.semantic_cache.documents import Document, Documents
 from deployments.semantic_cache.exact import Entry, EntryKey
@@ -68,6 +68,7 @@ class _Pending:
 class _Case:
     """Two answers to compare: a fresh one, and the stored one that was near."""
 
+    question: str
     category: str
     decision: SemanticDecision
     entry_id: str
@@ -80,7 +81,7 @@ class NearMatches:
     Args:
         config: The tier's section.
         documents: What outlives the process; used on a thread of its own.
-        encoder: Compares answers.
+        encoder: Makes vectors of answers, to compare them.
         wall_s: The time; ages must mean the same after a restart.
         draw: A random number from 0 to 1.
     """
@@ -96,7 +97,7 @@ class NearMatches:
     ) -> None:
         self._config = config
         self._documents = documents
-        self._encoder = encoder
+        self._agreement = Agreement(config.contract, encoder)
         self._wall_s = wall_s
         self._draw = draw
         self._latest_s = 0.0
@@ -124,6 +125,7 @@ class NearMatches:
             self._judge.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._judge
+        await self._agreement.close()
         await self._on_thread(self._documents.close)
         self._thread.shutdown()
 
@@ -189,6 +191,7 @@ class NearMatches:
         self._forget_removed()
         if pending.decision.entry is not None:
             case = _Case(
+                question=pending.query.text,
                 category=pending.query.category,
                 decision=pending.decision,
                 entry_id=entry_id,
@@ -333,9 +336,7 @@ class NearMatches:
         document = None if stored is None else await self._read(stored)
         if stored is None or document is None:
             return
-        agrees = await agree(
-            case.fresh, document, self._encoder, agreement_min=self._config.contract.agreement_min
-        )
+        agrees = await self._agreement.of(case.question, case.fresh, document)
         if agrees is None:
             self.counts.unjudged += 1
             return

@@ -11,17 +11,22 @@ from types import SimpleNamespace
 import httpx
 import orjson
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from cluster.config.semantic_cache import (
     BreakEvenConfig,
     CategoryCacheConfig,
     ErrorContractConfig,
+    JudgeModelConfig,
     SemanticCacheConfig,
     SemanticTierConfig,
 )
 from cluster.metrics import CATALOGUE
 from cluster.policy.semantic_cache.store import PurgeScope
 from deployments.encoder import encoder
+from deployments.http_port import HttpPort
 from deployments.messages import (
     CACHE_COST,
     CACHE_ENTRY,
@@ -42,7 +47,7 @@ OPPOSITE = "How do I keep the password of my account?"
 SCOPE = "5c" * 32
 
 
-def tier(*, verified=False, explore=0.0, room=100, on_disk=0, **fields):
+def tier(*, verified=False, explore=0.0, room=100, on_disk=0, judge=None, **fields):
     category = CategoryCacheConfig(
         threshold=0.8, threshold_min=0.6, explore_share=explore, error_max=0.2, **fields
     )
@@ -50,7 +55,7 @@ def tier(*, verified=False, explore=0.0, room=100, on_disk=0, **fields):
         semantic=SemanticTierConfig(
             enabled=True,
             default=category,
-            contract=ErrorContractConfig(verified=verified),
+            contract=ErrorContractConfig(verified=verified, judge=judge),
             break_even=BreakEvenConfig(enabled=False),
             embedding_wait_s=20.0,
             entries_max=room,
@@ -193,6 +198,61 @@ async def test_what_is_judged_the_same_shares_an_answer_from_then_on(start):
     await cache.answered("How can I reset the password for my account?", answer("Ask Bob about his 3 dogs."))
     stats = (await cache.client.get("/stats")).json()["semantic"]["categories"]
     assert sum(category["wrong"] for category in stats.values()) == 1
+
+
+@pytest.fixture
+async def serve_app():
+    """Serves an application; says where."""
+    ports = []
+
+    async def serve(app):
+        ports.append(HttpPort(app, host="127.0.0.1"))
+        await ports[-1].start()
+        return ports[-1].url
+
+    yield serve
+    for port in ports:
+        await port.stop(grace_s=0.2)
+
+
+@pytest.fixture
+async def judged_by(start, serve_app, monkeypatch):
+    """Whether "Choose forgot." was judged wrong beside "Click on forgot.", and what the judge was asked."""
+    monkeypatch.setenv("JUDGE_KEY", "the-key")
+
+    async def judged(reply, *, status=200):
+        asked = []
+
+        async def app(request):
+            asked.append((await request.json(), dict(request.headers)))
+            said = {"choices": [{"message": {"content": reply}}]}
+            return Response(orjson.dumps(said), status_code=status)
+
+        url = await serve_app(Starlette(routes=[Route("/v1/chat/completions", app, methods=["POST"])]))
+        judge = JudgeModelConfig(url=f"{url}/v1", model="wise", api_key_env="JUDGE_KEY", timeout_s=0.5)
+        cache = await start(tier(explore=1.0, judge=judge))
+        await cache.answered(ASKED, answer("Click on forgot."))
+        await cache.answered(PARAPHRASE, answer("Feed 3 dogs of Bob."))
+        stats = (await cache.client.get("/stats")).json()["semantic"]["categories"]
+        return sum(category["wrong"] for category in stats.values()), asked
+
+    return judged
+
+
+async def test_a_judge_decides_where_words_differ(judged_by):
+    wrong, [(body, headers)] = await judged_by("Yes.")
+    assert wrong == 0
+    assert body["model"] == "wise"
+    text = body["messages"][0]["content"]
+    assert all(part in text for part in (PARAPHRASE, "Click on forgot.", "Feed 3 dogs of Bob."))
+    assert headers["authorization"] == "Bearer the-key"
+    assert "no-store" in headers["cache-control"]
+    assert (await judged_by("No, they differ."))[0] == 1
+
+
+@pytest.mark.parametrize(("reply", "status"), [("Perhaps.", 200), ("", 200), (None, 200), ("Yes.", 503)])
+async def test_without_a_verdict_of_the_judge_the_meaning_decides(judged_by, reply, status):
+    assert (await judged_by(reply, status=status))[0] == 1
 
 
 async def test_a_restart_keeps_entries_and_evidence(start):
