@@ -34,6 +34,9 @@ _LOGGING = {"enable_access_log": False}
 """The decision log says more, and costs less than a line of Serve's for every request."""
 _FORCED_STOP_S = 30.0
 """What Serve adds to a pool's drain time before it kills a replica."""
+_HEALTH_PERIOD_S = 5.0
+_HEALTH_TIMEOUT_S = 10.0
+"""Router and cache, which compute nothing for long; one that stands still is replaced after three checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,8 @@ def gateway_application(
         max_ongoing_requests=gateway.max_concurrent_requests + gateway.max_queued_requests + 64,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
     )
     application: serve.Application = _rolled(router, GATEWAY_APPLICATION, rollout).bind(config, settings)
     return application
@@ -145,6 +150,8 @@ def cache_application(
         num_replicas=config.semantic_cache.replicas,
         ray_actor_options=_light_actor(config.semantic_cache.cpus, config.semantic_cache.node_labels),
         graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
     )
     application: serve.Application = _rolled(deployment, CACHE_APPLICATION, rollout).bind(config, state_dir)
     return application

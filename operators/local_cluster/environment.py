@@ -101,11 +101,16 @@ _ELSEWHERE = frozenset(
 
 
 def gateway_environment(request_timeout_s: float) -> dict[str, str]:
-    """HAProxy's limits, from the gateway's: it must not cut a stream that the router still feeds."""
+    """Serve's settings wherever it runs: how patient it is, and how soon it gives up what stands still."""
     patience_s = int(request_timeout_s) + 60
     return {
+        # HAProxy must not cut a stream that the router still feeds.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(patience_s),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(patience_s),
         # A reload leaves streams with the old process, which is killed after this.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(patience_s),
+        # Every request that is sent to a router that stands still is lost: it is found out in 6 s, not in 15.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        # What fails three health checks hears no request to end either; Serve would wait for its streams.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     }
