@@ -35,6 +35,7 @@ pools:
     role: prefill
     engine: {{kind: simulated}}
     resources: {{cpus: 0.01}}
+    health_timeout_s: 10
   decode:
     model: {MODEL}
     role: decode
