@@ -98,7 +98,7 @@ class JudgeModelConfig(Section):
     """A model that is asked, in the background, whether two answers in other words say the same."""
 
     url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
-    """Base address of an OpenAI-compatible server, as `https://models.example/v1`; the gateway's own too."""
+    """Base address of an OpenAI-compatible server, as `http://127.0.0.1:8000/v1`; the gateway's own too."""
 
     model: str = Field(min_length=1)
     """Its name there. Take one that is better than the models whose answers it judges."""
