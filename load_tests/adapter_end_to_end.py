@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 import yaml
 
+from deployments.adapter_pager.files import WEIGHTS_FILE
 from deployments.engine.adapter_making import made_adapters
 from deployments.engine.weights import default_cache_dir
 from load_tests import adapter_faults
@@ -133,6 +134,9 @@ def _configuration(folder: Path, sources: dict[str, Path], options: argparse.Nam
     (pool,) = config["pools"].values()
     model = pool["model"]
     pool["adapters"]["slots"] = options.slots
+    pool["adapters"]["host_bytes"] = sum(
+        (path / WEIGHTS_FILE).stat().st_size for path in sources.values()
+    )  # as lru_host has
     pool["resources"]["cpus"] = options.cores
     config["adapters"] = {
         "catalogue": {name: {"base_model": model, "source": str(path)} for name, path in sources.items()},

@@ -2,7 +2,8 @@
 
 `pager` is the engine as a replica runs it. `lru` is the same engine as vLLM ships it: every adapter is listed
 in `--lora-modules`, and vLLM loads one within a step when a request that is scheduled needs it. `lru_host` is
-that with room in memory for all adapters (`--max-cpu-loras`), so that none is read twice.
+that with room in memory for all adapters (`--max-cpu-loras`), so that none is read twice. `lru_quick` is that
+with the project's own slots (`deployments.engine.adapter_slots`), so that only the pager is missing.
 Prints one line of JSON when it serves: {"url": …}.
 """
 
@@ -23,7 +24,7 @@ from deployments.engine.weights import default_cache_dir, resolve_weights
 from deployments.http_port import HttpPort
 
 REPORT_PATH = "/report"
-KINDS = ("lru", "lru_host", "pager")
+KINDS = ("lru", "lru_host", "lru_quick", "pager")
 _WATCH_S = 0.2
 
 
@@ -81,7 +82,7 @@ async def serve(config: TidemillConfig, *, kind: str, state_dir: str) -> None:
     """Serve until the engine dies; then end like a replica: at once."""
     (pool_name,) = config.pools
     if kind != "pager":
-        config = _plain(config, pool_name, all_in_memory=kind == "lru_host")
+        config = _plain(config, pool_name, all_in_memory=kind != "lru")
     pool = config.pools[pool_name]
     assert isinstance(pool.engine, VllmEngine)  # noqa: S101 - it is measured with vLLM
     model = config.models[pool.model]
@@ -92,6 +93,8 @@ async def serve(config: TidemillConfig, *, kind: str, state_dir: str) -> None:
     app = await server.start()
     assert server.adapters is not None  # noqa: S101 - LoRA is on
     await server.adapters.report()  # counts from here on
+    if kind == "lru_quick":
+        await server.adapters.quicken()
     if kind == "pager":
         found = await paged(app, server.adapters, config=config, pool_name=pool_name, state_dir=state_dir)
         app = found.app

@@ -109,6 +109,8 @@ class PageLoop:
         if job is not None:
             await self._do(job)
             return
+        if not self._shelf.parked:
+            self._staging.copy_ahead(self.wake)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.001, self._due_s - time.monotonic())):
                 await self._wake.wait()

@@ -76,6 +76,22 @@ class Staging:
                 entry.staging_tier, entry.staging_since_s = entry.tier, time.monotonic()
             entry.staging = asyncio.create_task(self._run(entry, done, to_host=to_host))
 
+    def copy_ahead(self, done: Callable[[], None]) -> None:
+        """Copy one more adapter into the engine's memory that nobody waits for, while there is room to spare.
+
+        One at a time, and only while nothing else is staged: each costs the engine two short calls.
+        """
+        if any(entry.staging is not None for entry in self._shelf):
+            return
+        left = self._config.host_bytes - sum(entry.size for entry in self._shelf if entry.in_host)
+        now_s = time.monotonic()
+        for entry in self._shelf.by_name.values():
+            missing = entry.key and not entry.in_host and entry.retry_at_s <= now_s
+            if missing and self._wants_copy(entry) and entry.size <= left:
+                self.begin(entry, done)
+                entry.staging_since_s = 0.0  # no page-in has begun
+                return
+
     async def stop(self) -> None:
         """End all of them."""
         tasks = [entry.staging for entry in self._shelf if entry.staging is not None]

@@ -20,6 +20,10 @@ from deployments.engine.adapter_slots import QuickSlots
 class AdapterCopies:
     """Methods that vLLM adds to its worker (`--worker-extension-cls`), for `collective_rpc`."""
 
+    def adapter_quicken(self) -> None:
+        """Leave layers alone that no adapter in a slot changes; before this the engine is as vLLM ships it."""
+        _shelf(self).quicken()
+
     def adapter_prepare(self, name: str, number: int, path: str) -> None:
         """Begin to read an adapter into this process's memory."""
         _shelf(self).prepare(LoRARequest(name, number, path))
@@ -89,6 +93,13 @@ class _Copies:
                 raise ValueError(f"{name} is made for {gives} outputs, and the model's has {outputs}")
         return model
 
+    def quicken(self) -> None:
+        """See `AdapterCopies`."""
+        if self._slots is None:
+            manager = self._manager._adapter_manager  # noqa: SLF001
+            on_cpu = self._manager.device.type == "cpu" and self._runner.model_config.enforce_eager
+            self._slots = QuickSlots(manager, on_cpu=on_cpu)
+
     def prepare(self, request: LoRARequest) -> None:
         """Read in a thread."""
         if request.lora_int_id not in self._models:
@@ -136,9 +147,7 @@ class _Copies:
             self._merge(model)
 
     def swap(self, leaving: Sequence[int], request: LoRARequest) -> dict[str, Any]:
-        """See `AdapterCopies`. Slots are written the quick way from the first call on: without a pager never."""
-        if self._slots is None:
-            self._slots = QuickSlots(self._manager._adapter_manager.modules)  # noqa: SLF001
+        """See `AdapterCopies`."""
         self._timed(request, leaving)
         return self.report()
 

@@ -127,6 +127,8 @@ class VllmServer:
         await init_app_state(self._client, app.state, args, tasks)
         if self._client.vllm_config.lora_config is not None:
             self._adapters = VllmAdapters(self._client, app.state.openai_serving_models)
+            if self._pool.adapters is not None:
+                await self._adapters.quicken()
         return app
 
     @property

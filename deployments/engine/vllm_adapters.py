@@ -29,6 +29,10 @@ class VllmAdapters:
         self._client = client
         self._models = models
 
+    async def quicken(self) -> None:
+        """Have loads and steps leave alone what no adapter changes (`adapter_slots`)."""
+        await self._client.collective_rpc("adapter_quicken")
+
     async def prepare(self, adapter: EngineAdapter) -> None:
         """Have a thread of the worker read it; returns when it has."""
         number = adapter.number
