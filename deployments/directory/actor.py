@@ -38,6 +38,8 @@ WATCH_TIMEOUT_S = 1.0
 """A watcher hears at least this often, so loads are never older than this plus a report's age."""
 _RETRY_S = 0.5
 _FILLING_S = 2.5
+_HANGS_AFTER_S = 20.0
+"""A directory from which a watcher has heard nothing for so long stands still: Ray is to start it anew."""
 
 
 class FleetDirectory:
@@ -155,16 +157,31 @@ class DirectoryClient:
 
     async def watch(self, watcher: str, apply: Callable[[FleetState], None]) -> None:
         """Apply every new picture of the fleet, for ever."""
-        version = 0
+        version, heard = 0, False
         while True:
             try:
-                fleet = await self.call("watch", watcher, version)
+                async with asyncio.timeout(_HANGS_AFTER_S):
+                    fleet = await self.call("watch", watcher, version)
+            except TimeoutError:
+                logger.warning("directory stands still, serving from the last picture")
+                if heard:  # else it may still be starting
+                    await self._end()
+                heard = False
+                continue
             except (ray.exceptions.RayError, ValueError) as error:
                 logger.warning("directory away, serving from the last picture: %s", error)
+                heard = False
                 await asyncio.sleep(_RETRY_S)
                 continue
             apply(fleet)
-            version = fleet.version
+            version, heard = fleet.version, True
+
+    async def _end(self) -> None:
+        """End the directory, which comes back empty and is told everything again within two seconds."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                await asyncio.to_thread(ray.kill, handle, no_restart=False)
 
     async def keep_exchanging(
         self,

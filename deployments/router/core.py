@@ -225,6 +225,8 @@ class RouterCore:
         if fleet.plan is not None:
             self.metrics.plan(fleet.plan)
             self.energy.settle(fleet.plan.energy)
+        else:
+            self.energy.forget_all_but(report.replica_id for report in fleet.replicas)
 
     def _charged(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
         self.metrics.charged(entry, self._tenants.of(entry.tenant), source, energy_j)

@@ -109,6 +109,12 @@ class EnergyLedger:
             # Nobody will ever tell what it used; requests that still run there stay.
             self._drop_ended(replica)
 
+    def forget_all_but(self, replicas: Iterable[ReplicaId]) -> None:
+        """Forget what ended on other replicas: where nobody plans, nobody tells that they have left."""
+        known = set(replicas)
+        for replica in [replica for replica in self._open if replica not in known]:
+            self._drop_ended(replica)
+
     def energy_of(self, entry: EnergyEntry) -> tuple[float, EnergySource] | None:
         """What a request has used, the open window estimated; None if nothing is known of its replica."""
         windows = [(key[1], window) for key, window in self._windows.items() if key[0] == entry.replica_id]

@@ -22,3 +22,13 @@ async def test_nothing_is_kept_of_requests_that_are_over(start_cluster):
     await cluster.until(lambda: _alive(Relay) == 0)
     assert _alive(Responder) <= 16  # of the last request on each connection that is kept open
     assert not cluster.core.silence._attempts
+
+
+async def test_what_replicas_used_is_forgotten_with_them_where_nobody_plans(start_cluster):
+    cluster = await start_cluster()
+    await asyncio.gather(*(cluster.chat(f"{n}") for n in range(8)))
+    await cluster.assert_idle()
+    known = set(cluster.core.energy._open)
+    assert known & {"decode-0", "decode-1"}
+    cluster.remove("decode-0")
+    assert set(cluster.core.energy._open) == known - {"decode-0"}
