@@ -21,7 +21,7 @@ class AdapterCopies:
     """Methods that vLLM adds to its worker (`--worker-extension-cls`), for `collective_rpc`."""
 
     def adapter_quicken(self) -> None:
-        """Leave layers alone that no adapter in a slot changes; before this the engine is as vLLM ships it."""
+        """Leave layers alone that no adapter in a slot changes; until then the engine is as vLLM ships it."""
         _shelf(self).quicken()
 
     def adapter_prepare(self, name: str, number: int, path: str) -> None:
@@ -68,7 +68,7 @@ class _Copies:
 
     @staticmethod
     def _layer_sizes(slots: Any) -> dict[str, tuple[int, int | None]]:
-        """What every projection of the whole model takes in and gives; none that a worker has only a share of."""
+        """What every projection of the model takes in and gives; none that a worker has only a share of."""
         sizes: dict[str, tuple[int, int | None]] = {}
         for name, module in slots.modules.items():
             if getattr(module, "tp_size", 1) != 1 or not isinstance(module, BaseLinearLayerWithLoRA):

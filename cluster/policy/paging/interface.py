@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
+Narrow = NDArray[np.float32]
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
@@ -182,7 +183,7 @@ class Learned(Protocol):
     def count(self) -> Numbers:
         """Judged answers of every adapter."""
 
-    def scored_many(self, contexts: Numbers) -> tuple[Numbers, Numbers]:
+    def scored_many(self, contexts: Narrow) -> tuple[Narrow, Narrow]:
         """Mean and width of every adapter's (columns) utility for every context (rows)."""
 
 

@@ -63,9 +63,11 @@ class Window:
             latest: how many requests at most.
         """
         rows = (np.arange(self.seen - min(self.seen, latest, len(self._x)), self.seen)) % len(self._x)
-        mean, width = learned.scored_many(self._x[rows].astype(np.float64))
-        utilities = (mean + alpha * width).clip(0.0, 1.0)
-        floor = (utilities - node.page_in_cost).max(axis=1)
+        mean, width = learned.scored_many(self._x[rows])
+        width *= alpha
+        width += mean
+        utilities = width.clip(0.0, 1.0, out=width)
+        floor = (utilities - node.page_in_cost.astype(np.float32)).max(axis=1).astype(np.float64)
         named = self._named[rows]
         asked = np.flatnonzero(named >= 0)
         # a named adapter is served anyway: holding it saves its page-in, no other one does anything

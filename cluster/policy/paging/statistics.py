@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.policy.paging.contributions import Contribution, Contributions
-from cluster.policy.paging.interface import Mask, Numbers, Rows, carried
+from cluster.policy.paging.interface import Mask, Narrow, Numbers, Rows, carried
 
 _REFRESH_ANSWERS = 2048
 """Answers after which an inverse is computed afresh: rank-one updates add up rounding errors."""
-_CHUNK = 128
-"""Contexts scored at a time: bounds the memory that widths of many adapters take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +55,8 @@ class Statistics:
     def __init__(self, *, dimension: int, regularisation: float, inherited: float, source: str) -> None:
         self._dimension = dimension
         self._regularisation = regularisation
+        left, right = np.triu_indices(dimension)
+        self._pairs = left, right, np.where(left == right, 1.0, 2.0)
         self._inherited = inherited
         self.source = source
         """Under which this node's observations are known elsewhere."""
@@ -89,17 +89,21 @@ class Statistics:
         """Mean and width of every adapter's utility for one request."""
         return score(self._prior, self._theta, self._inverse, x)
 
-    def scored_many(self, contexts: Numbers) -> tuple[Numbers, Numbers]:
-        """Mean and width of every adapter's (columns) utility for every context (rows)."""
-        n, d = self._theta.shape
-        mean = self._prior + contexts @ self._theta.T
-        width = np.empty_like(mean)
-        stacked = self._inverse.reshape(n * d, d).T
-        for start in range(0, len(contexts), _CHUNK):
-            part = contexts[start : start + _CHUNK]
-            spread = np.matmul((part @ stacked).reshape(len(part), n, d), part[:, :, None])[:, :, 0]
-            width[start : start + _CHUNK] = np.sqrt(np.maximum(spread, 0.0))
-        return mean, width
+    def scored_many(self, contexts: Narrow) -> tuple[Narrow, Narrow]:
+        """Mean and width of every adapter's (columns) utility for every context (rows).
+
+        The square forms of all adapters at once are one product of matrices: of the pairs of a context's
+        entries, each once because the inverses are symmetric. In single precision: it is half the time of a
+        plan, which is no surer than its estimates.
+        """
+        left, right, twice = self._pairs
+        pairs = contexts[:, left] * contexts[:, right]
+        packed = (self._inverse[:, left, right] * twice).astype(np.float32)
+        spread = pairs @ packed.T
+        mean = contexts @ self._theta.astype(np.float32).T
+        mean += self._prior.astype(np.float32)
+        np.maximum(spread, 0.0, out=spread)
+        return mean, np.sqrt(spread, out=spread)
 
     def observe(self, row: int, x: Numbers, utility: float, weight: float = 1.0) -> None:
         """One judged answer, by the formula of Sherman and Morrison."""
