@@ -4,9 +4,8 @@ Adapters are often in a few layers only, or in a few projections of each. vLLM z
 the model and then copies the adapter's matrices: three of the four milliseconds that the load of a small
 adapter stops a CPU engine for. And it adds every layer's slots to every token, the empty ones too, which on a
 CPU takes as long as the model itself. What was written into a slot last is known here. So layers that are
-zero already, or will be overwritten as far as they were written, are not zeroed; and on a CPU, where steps run
-as Python says and not as they were recorded, layers whose slots are all zero are not computed. Results are
-the same.
+zero already, or will be overwritten as far as they were written, are not zeroed; and on a CPU, where Python
+runs every step anew, layers whose slots are all zero are not computed. Results are the same.
 """
 
 from collections.abc import Sequence
