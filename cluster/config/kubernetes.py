@@ -19,6 +19,9 @@ ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,2
 SecretKeyName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,253}$")]
 """Key within a secret."""
 
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,253}$")]
+"""Name of an environment variable."""
+
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 """A DNS name of several labels."""
 
@@ -44,6 +47,10 @@ class SecretsConfig(Section):
 
     hugging_face_token: SecretRef | None = None
     """For models that need one."""
+
+    environment: dict[EnvironmentName, SecretRef] = Field(default_factory=dict)
+    """Environment variables of all Ray containers, by name: what other fields of the configuration name
+    (`redis_password_env`, `api_key_env`)."""
 
     image_pull: ObjectName | None = None
     """For a registry that needs one."""

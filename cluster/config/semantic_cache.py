@@ -44,6 +44,10 @@ class DocumentsConfig(Section):
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey, for `redis`."""
 
+    redis_password_env: str = ""
+    """Environment variable of the cache's process with the server's password; empty for one without.
+    On Kubernetes `kubernetes.secrets.environment` fills it."""
+
     write_backlog_max: int = Field(default=1024, ge=1)
     """Writes that wait; one more is dropped and counted, and the entry is lost at a restart."""
 

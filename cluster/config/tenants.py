@@ -90,6 +90,10 @@ class TenantStoreConfig(Section):
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey, for `redis`."""
 
+    redis_password_env: str = ""
+    """Environment variable of the routers' processes with the server's password; empty for one without.
+    On Kubernetes `kubernetes.secrets.environment` fills it."""
+
     timeout_s: float = Field(default=1.0, gt=0)
     """How long a request waits for the store at most."""
 

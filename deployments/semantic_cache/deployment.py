@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def documents_for(config: SemanticTierConfig, state_dir: Path) -> Documents:
     """Where near matches survive a restart, as configured. Nothing is opened yet."""
     match config.documents.kind:
         case "redis":
-            return RedisDocuments(config.documents.redis_url)
+            password_env = config.documents.redis_password_env
+            password = os.environ.get(password_env) if password_env else None
+            return RedisDocuments(config.documents.redis_url, password=password)
         case "sqlite":
             return SqliteDocuments(state_dir / _FILE, resting_max=config.disk_entries_max)
         case "memory":

@@ -36,14 +36,15 @@ class RedisDocuments:
     resting: None = None
     """The server's memory is all there is."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, password: str | None = None) -> None:
         self._url = url
+        self._password = {} if password is None else {"password": password}
         self._client: Any = None
 
     def open(self) -> None:
         """See `Documents`."""
         self._client = redis.Redis.from_url(
-            self._url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+            self._url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, **self._password
         )
         self._client.ping()
 

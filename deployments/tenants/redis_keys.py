@@ -21,9 +21,13 @@ _REDIS_VERSION = "tidemill:tenancy:keys_version"
 class RedisKeys:
     """A hash on a Redis or Valkey server."""
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, password: str | None, timeout_s: float) -> None:
         self._client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, decode_responses=True
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            decode_responses=True,
+            **({} if password is None else {"password": password}),
         )
 
     def version(self) -> object:

@@ -34,9 +34,13 @@ _REPORTS_KEPT_S = 86_400
 class RedisLedger:
     """See `Ledger`."""
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, password: str | None, timeout_s: float) -> None:
         self._client: Any = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, decode_responses=True
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            decode_responses=True,
+            **({} if password is None else {"password": password}),
         )
 
     def open(self) -> None:

@@ -1,5 +1,6 @@
 """Which stores the configuration names."""
 
+import os
 from pathlib import Path
 
 from cluster.config.tenants import TenantStoreConfig
@@ -16,7 +17,7 @@ def key_store(config: TenantStoreConfig, state_dir: str) -> KeyStore:
     if config.kind == "redis":
         from deployments.tenants.redis_keys import RedisKeys
 
-        return RedisKeys(config.redis_url, timeout_s=config.timeout_s)
+        return RedisKeys(config.redis_url, password=_password(config), timeout_s=config.timeout_s)
     return FileKeys(Path(state_dir) / FOLDER / "keys.json")
 
 
@@ -25,6 +26,10 @@ def ledger(config: TenantStoreConfig, state_dir: str) -> Ledger:
     if config.kind == "redis":
         from deployments.tenants.redis_ledger import RedisLedger
 
-        return RedisLedger(config.redis_url, timeout_s=config.timeout_s)
+        return RedisLedger(config.redis_url, password=_password(config), timeout_s=config.timeout_s)
     file = Path(state_dir) / FOLDER / "ledger.sqlite" if state_dir else None
     return SqliteLedger(file, timeout_s=config.timeout_s)
+
+
+def _password(config: TenantStoreConfig) -> str | None:
+    return os.environ.get(config.redis_password_env) if config.redis_password_env else None

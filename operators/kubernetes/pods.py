@@ -243,8 +243,10 @@ def _env(config: TidemillConfig, *, drain_s: float = 0.0) -> list[Manifest]:
         **gateway_environment(config.gateway.request_timeout_s),
     }
     found: list[Manifest] = [{"name": name, "value": settings[name]} for name in sorted(settings)]
-    token = config.kubernetes.secrets.hugging_face_token
-    return found if token is None else [*found, _secret_env("HF_TOKEN", token)]
+    secrets = config.kubernetes.secrets
+    token = secrets.hugging_face_token
+    given = secrets.environment | ({} if token is None else {"HF_TOKEN": token})
+    return found + [_secret_env(name, given[name]) for name in sorted(given)]
 
 
 def _worker_env(config: TidemillConfig, *, drain_s: float) -> list[Manifest]:

@@ -85,7 +85,11 @@ def _check_secrets(config: TidemillConfig) -> None:
         ("tenants.store.redis_url", config.tenants.store.redis_url),
     ):
         if urlsplit(url).password:
-            raise ConfigError(f"{path}: holds a password, and would stand in a ConfigMap for all to read")
+            raise ConfigError(
+                f"{path}: holds a password, and would stand in a ConfigMap for all to read; "
+                f"name a variable in {path.removesuffix('url')}password_env, and its secret in "
+                "kubernetes.secrets.environment"
+            )
 
 
 def _check_pool(name: str, pool: PoolConfig, config: TidemillConfig) -> None:

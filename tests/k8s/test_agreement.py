@@ -329,6 +329,20 @@ def test_overlays_are_what_they_are_called():
     assert {pool.gpu_type for pool in dev.pools.values()} == {"cpu"}
 
 
+def test_secrets_that_the_configuration_names_reach_every_ray_container(versions):
+    config = load_config(ROOT / "configs/kubernetes/base.yaml").model_dump(mode="json", exclude_unset=True)
+    store = {"kind": "redis", "redis_url": "redis://t.example.com", "redis_password_env": "TENANTS_PASSWORD"}
+    config["tenants"] = {"enabled": True, "store": store}
+    reference = {"name": "tenants-redis", "key": "password"}
+    config["kubernetes"]["secrets"] = {"environment": {"TENANTS_PASSWORD": reference}}
+    objects = [e for found in manifests(check_config(config), versions).values() for e in found]
+    (cluster,) = of_kind(objects, "RayCluster")
+    ray_containers = [template["spec"]["containers"][0] for _, template in pod_templates(cluster)]
+    for container in ray_containers:
+        (found,) = [entry for entry in container["env"] if entry["name"] == "TENANTS_PASSWORD"]
+        assert found["valueFrom"] == {"secretKeyRef": reference}
+
+
 def test_servers_of_others_can_be_reached_by_those_who_talk_to_them(versions):
     config = load_config(ROOT / "configs/kubernetes/base.yaml").model_dump(mode="json", exclude_unset=True)
     config["semantic_cache"]["semantic"] = {

@@ -14,6 +14,7 @@ import redis
 from cluster.config.tenants import TenantConfig, TenantStoreConfig
 from cluster.entities.tenancy import Usage, Window
 from cluster.policy.tenancy.account import Order
+from deployments.semantic_cache.redis_documents import RedisDocuments
 from deployments.tenants.keys import KeysUnreadableError, new_key, recognise
 from deployments.tenants.ledger import LedgerAwayError, Terms
 from deployments.tenants.sqlite_ledger import SqliteLedger
@@ -134,6 +135,25 @@ def test_a_server_that_is_away_is_said_without_its_password(tmp_path):
     with pytest.raises(KeysUnreadableError) as unread:
         key_store(config, str(tmp_path)).read()
     assert "hunter2" not in str(unread.value)
+
+
+def test_a_password_comes_from_the_environment(redis_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENANTS_PASSWORD", "hunter2")
+    config = TenantStoreConfig(
+        kind="redis", redis_url=redis_url, redis_password_env="TENANTS_PASSWORD", timeout_s=2.0
+    )
+    admin = redis.Redis.from_url(redis_url)
+    admin.flushall()
+    admin.config_set("requirepass", "hunter2")
+    try:
+        assert key_store(config, str(tmp_path)).read() == {}
+        assert ledger(config, str(tmp_path)).exchange([(draw("a"), TERMS)])
+        RedisDocuments(redis_url, password="hunter2").open()
+        monkeypatch.delenv("TENANTS_PASSWORD")
+        with pytest.raises(KeysUnreadableError, match="AuthenticationError"):
+            key_store(config, str(tmp_path)).read()
+    finally:
+        redis.Redis.from_url(redis_url, password="hunter2").config_set("requirepass", "")
 
 
 def test_a_damaged_ledger_is_away_and_not_overwritten(tmp_path):
