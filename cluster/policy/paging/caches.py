@@ -165,7 +165,7 @@ class Gdsf(Cache):
         self._frequency[row] = 0.0
 
     def _revalue(self, node: NodeState, row: int) -> None:
-        self._value[row] = self._floor + self._frequency[row] * node.page_in_cost[row] / node.share[row]
+        self._value[row] = self._floor + self._frequency[row] * node.page_in_cost_min[row] / node.share[row]
 
     def catalogue_changed(self, origin: Rows) -> None:
         """New adapters begin with nothing."""

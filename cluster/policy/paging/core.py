@@ -121,14 +121,6 @@ class PagerCore:
         self._share()
         self._absent_due = True
 
-    def set_budget(self, budget: Budget) -> None:
-        """What the node can hold from now on."""
-        if budget == self._node.budget:
-            return
-        self._node.budget = budget
-        self._share()
-        self._controller.catalogue_changed(np.arange(len(self._node.keys)))
-
     def reconcile(self, resident: Collection[str]) -> None:
         """What the engine really holds, for instance after a restart; unknown keys are a KeyError."""
         rows = [self._node.rows[key] for key in resident]
@@ -293,13 +285,19 @@ class PagerCore:
             f"policy.{self._config.policy}": self._controller.arrays(),
         }
         found = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-        return {**found, "keys": np.array(self._node.keys, dtype=np.str_), "seen": np.array(self._node.seen)}
+        return {
+            **found,
+            "keys": np.array(self._node.keys, dtype=np.str_),
+            "seen": np.array(self._node.seen),
+            "budget": _as_array(self._node.budget),
+        }
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take up what `arrays` gave, before anything else was told; residency is not part of it.
 
         The catalogue may have changed meanwhile: call it with the catalogue of then (`keys` in the arrays),
-        and set today's afterwards. State of another policy is passed over.
+        and set today's afterwards. State of another policy is passed over; with another budget than then a
+        plan is due.
 
         Raises:
             ValueError: it is of other adapters or another dimension.
@@ -311,6 +309,8 @@ class PagerCore:
         mine = _part(arrays, f"policy.{self._config.policy}")
         if mine:
             self._controller.restore(mine)
+            if not np.array_equal(arrays.get("budget", np.zeros(0)), _as_array(self._node.budget)):
+                self._controller.catalogue_changed(np.arange(len(self._node.keys)))
         self._node.seen = int(arrays["seen"])
         self._absent_due = True
         self._price_all()
@@ -348,11 +348,19 @@ class PagerCore:
         node.share = np.maximum(1.0 / node.budget.slots, node.bytes / (node.budget.bytes or np.inf))
 
     def _price(self, row: int) -> None:
-        self._node.page_in_cost[row] = self.times.cost(TIERS[self._tier[row]])[row]
+        tier = TIERS[self._tier[row]]
+        self._node.page_in_cost[row] = self.times.cost(tier)[row]
+        self._node.page_in_cost_min[row] = self.times.least_cost(tier)[row]
 
     def _price_all(self) -> None:
-        costs = np.stack([self.times.cost(tier) for tier in TIERS])
-        self._node.page_in_cost = costs[self._tier, np.arange(len(self._tier))]
+        each = np.arange(len(self._tier))
+        self._node.page_in_cost = np.stack([self.times.cost(tier) for tier in TIERS])[self._tier, each]
+        least = np.stack([self.times.least_cost(tier) for tier in TIERS])
+        self._node.page_in_cost_min = least[self._tier, each]
+
+
+def _as_array(budget: Budget) -> NDArray[np.int64]:
+    return np.array([budget.slots, budget.reserve_slots, -1 if budget.bytes is None else budget.bytes])
 
 
 def _part(arrays: Mapping[str, NDArray[np.generic]], part: str) -> dict[str, NDArray[np.generic]]:

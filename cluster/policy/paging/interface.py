@@ -125,7 +125,18 @@ class Demand:
 class NodeState:
     """What all parts of a node's pager look at; `core.py` alone changes it."""
 
-    __slots__ = ("budget", "bytes", "keys", "page_in_cost", "pinned", "resident", "rows", "seen", "share")
+    __slots__ = (
+        "budget",
+        "bytes",
+        "keys",
+        "page_in_cost",
+        "page_in_cost_min",
+        "pinned",
+        "resident",
+        "rows",
+        "seen",
+        "share",
+    )
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -137,6 +148,8 @@ class NodeState:
         self.pinned: Mask = np.zeros(0, dtype=bool)
         self.page_in_cost: Numbers = np.zeros(0)
         """Utility that a page-in of each adapter is expected to cost."""
+        self.page_in_cost_min: Numbers = np.zeros(0)
+        """What it costs at least, as far as can be said; evictions go by this."""
         self.resident: Mask = np.zeros(0, dtype=bool)
         self.seen = 0
         """Requests so far."""

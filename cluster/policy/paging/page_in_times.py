@@ -57,13 +57,24 @@ class PageInTimes:
         seen = self._seconds[:, column]
         return np.where(np.isnan(seen), self._per_byte[column] * self._bytes, seen)
 
-    def deviation_s(self, tier: str) -> Numbers:
-        """Of page-ins around `expected_s`; 0 where there were fewer than two."""
-        return np.sqrt(self._variance[:, TIERS.index(tier)])
+    def least_s(self, tier: str) -> Numbers:
+        """Of every adapter from this tier, one standard error of the moving average below it.
 
-    def cost(self, tier: str, *, running: float = 0.0) -> Numbers:
-        """Utility that a page-in of every adapter costs while so many streams run."""
-        return self._utility_per_s * (self.expected_s(tier) + running * self._stall_s)
+        What leaves is valued by this: an adapter whose page-ins were dear by accident is not kept for them
+        (optimism about unknown weights, arXiv 2410.21266).
+        """
+        column = TIERS.index(tier)
+        error = np.sqrt(self._variance[:, column] * _WEIGHT / (2 - _WEIGHT))
+        least: Numbers = np.maximum(self.expected_s(tier) - error, 0.0)
+        return least
+
+    def cost(self, tier: str) -> Numbers:
+        """Utility that a page-in of every adapter costs while nothing else runs."""
+        return self._utility_per_s * self.expected_s(tier)
+
+    def least_cost(self, tier: str) -> Numbers:
+        """The same, going by `least_s`."""
+        return self._utility_per_s * self.least_s(tier)
 
     def catalogue_changed(self, sizes: Numbers, origin: Rows) -> None:
         """Other adapters."""

@@ -202,8 +202,8 @@ def test_full_price_routing_locks_in_with_a_cache_and_not_with_an_optimistic_pla
     """Adapter 1 is better for everything, and its page-in is dearer than the router's optimism."""
 
     def late_share_of_the_better(policy):
-        pager = core(policy, adapters=2, slots=2, router="aware", alpha=0.3, utility_per_s=2.0)
-        pager.set_budget(Budget(slots=1) if policy == "lru" else Budget(slots=2, reserve_slots=1))
+        slots = 1 if policy == "lru" else 2  # one is in reserve
+        pager = core(policy, adapters=2, slots=slots, router="aware", alpha=0.3, utility_per_s=2.0)
         pager.times.observe(0, "disk", 0.2)
         pager.times.observe(1, "disk", 0.2)
         pager.paged_in("k0", "disk", 0.2)
