@@ -60,6 +60,20 @@ _KILL_EVERY = 4
 """One of so many changes of the fleet is a killed replica."""
 _PROBE_S = 10.0
 _PROBE_CLIENTS = 48
+_SMALL_TABLES: dict[str, Any] = {
+    "decision_log": {"memory_records_max": 200},
+    "routing": {
+        **CONFIG["routing"],
+        "replicas": {"prefix_blocks_per_replica_max": 1024},
+        "learning": {"pending_max": 200, "automatic": {"retry_memory_max": 200}},
+    },
+    "semantic_cache": {
+        **CONFIG["semantic_cache"],
+        "exact": {"entries_max": 500},
+        "semantic": {"enabled": True, "entries_max": 500},
+    },
+}
+"""Full long before the warm-up is over: what grows after it is none of them."""
 _WARM_UP = 0.5
 """Part of the time that is left out: tables that are bounded fill first."""
 
@@ -77,11 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rate", type=bounded(float, 0.1, 10_000), help="requests per second instead of --load"
     )
     parser.add_argument("--seed", type=bounded(int, 0, 1_000_000), default=0)
+    parser.add_argument(
+        "--small-tables", action="store_true", help="bounds that are reached within the warm-up"
+    )
     parser.add_argument("--samples", type=Path, help="file for every sample, one JSON object a line")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(arguments)
     stop_on_termination()
-    cluster = ChaosCluster(CONFIG)
+    cluster = ChaosCluster({**CONFIG, **_SMALL_TABLES} if options.small_tables else CONFIG)
     try:
         cluster.start()
         rate_per_s = options.rate or options.load * asyncio.run(_capacity_per_s(cluster.url))

@@ -95,12 +95,17 @@ def ensure_agents(config: TelemetryConfig, serving: Collection[str]) -> None:
     if not config.enabled:
         return
     alive = {node["NodeID"] for node in ray.nodes() if node.get("Alive")}
+    metered = set()
     for actor in ray.util.list_named_actors(all_namespaces=True):
         node_id = actor["name"].removeprefix(_PREFIX)
-        if actor["namespace"] == NAMESPACE and node_id != actor["name"] and node_id not in serving:
+        if actor["namespace"] != NAMESPACE or node_id == actor["name"]:
+            continue
+        metered.add(node_id)
+        if node_id not in serving:
             with contextlib.suppress(ray.exceptions.RayError, ValueError):
                 ray.kill(ray.get_actor(actor["name"], NAMESPACE))
-    for node_id in sorted(alive.intersection(serving)):
+    # Only where there is none: every `ray.remote(class)` stays in this process and in Ray's control store.
+    for node_id in sorted(alive.intersection(serving) - metered):
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.remote(TelemetryAgent).options(
                 name=_PREFIX + node_id,

@@ -56,6 +56,7 @@ class StatusBoard:
         self._output_tokens += record.output_tokens
         ended_at_s = record.timeline.ended_at_s or record.timeline.arrived_at_s
         self._recent.append(_Finished(ended_at_s, record.output_tokens, record.timeline.ttft_s))
+        self._forget(ended_at_s)
         self._decisions.append(record)
 
     def used(self, source: EnergySource, energy_j: float) -> None:
@@ -70,8 +71,7 @@ class StatusBoard:
             in_flight: requests that are worked on.
             queued: requests that wait.
         """
-        while self._recent and self._recent[0].at_s < now_s - _WINDOW_S:
-            self._recent.popleft()
+        self._forget(now_s)
         seen = [done for done in self._recent if done.at_s >= now_s - _WINDOW_S]
         ttfts = sorted(done.ttft_s for done in seen if done.ttft_s is not None)
         return {
@@ -88,6 +88,11 @@ class StatusBoard:
             "ttft_p50_s": _quantile(ttfts, 0.5),
             "ttft_p95_s": _quantile(ttfts, 0.95),
         }
+
+    def _forget(self, now_s: float) -> None:
+        """Forget what the window is past, whether anybody looks at the page or not."""
+        while self._recent and self._recent[0].at_s < now_s - _WINDOW_S:
+            self._recent.popleft()
 
     def decisions(self) -> list[dict[str, Any]]:
         """The latest requests, newest first: where they went and why, not who asked or what."""

@@ -32,3 +32,12 @@ async def test_what_replicas_used_is_forgotten_with_them_where_nobody_plans(star
     assert known & {"decode-0", "decode-1"}
     cluster.remove("decode-0")
     assert set(cluster.core.energy._open) == known - {"decode-0"}
+
+
+async def test_the_status_page_remembers_its_window_even_if_nobody_looks(start_cluster, monkeypatch):
+    monkeypatch.setattr("deployments.router.records.status._WINDOW_S", 0.2)
+    cluster = await start_cluster()
+    await asyncio.gather(*(cluster.chat(f"{n}") for n in range(8)))
+    await asyncio.sleep(0.3)
+    await cluster.chat("one more")
+    await cluster.until(lambda: len(cluster.core.status._recent) == 1)
