@@ -1,5 +1,6 @@
 """What the documents say exists: files, links, commands, configuration fields, addresses."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -103,8 +104,13 @@ def test_packages_that_are_named_exist(document, root):
     }
 
 
+@functools.cache
+def configuration_schema():
+    return TidemillConfig.model_json_schema()
+
+
 def field_exists(dotted):
-    schema = TidemillConfig.model_json_schema()
+    schema = configuration_schema()
     nodes = [schema]
     for part in dotted.split("."):
         nodes = [child for node in nodes for child in _below(node, part, schema["$defs"])]

@@ -175,11 +175,12 @@ def test_memory_is_bounded_in_models_and_categories(name):
             f"category-{at}", tenant=f"tenant-{at}", embedding=unit(np.random.default_rng(at), 8)
         )
         state = routed.learn(state, outcome(f"model-{at % 17}", 0.5, request, cost_usd=1e-4), now_s=float(at))
-        sizes.append(len(routed.to_json(state)))
+        if at % 10 == 9:
+            sizes.append(len(routed.to_json(state)))
     assert len(state.judged) <= 5
     assert len(state.usage.models) <= 5
     assert len(state.pacer.accounts) <= 4
-    assert sizes[-1] < 1.1 * max(sizes[:270])
+    assert sizes[-1] < 1.1 * max(sizes[:-3])
 
 
 def test_a_choice_says_whether_it_was_chance():
