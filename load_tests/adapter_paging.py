@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cluster.config.paging import PagingPolicyName
+from load_tests.adapter_decisions import decision_rows
 from load_tests.adapter_paging_cases import CASES, POLICIES, entries
 from load_tests.adapter_paging_oracles import belady_value, effective, static_values
 from load_tests.adapter_paging_report import recovery_requests, slopes, summary, table
@@ -42,6 +43,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--first-seed", type=bounded(int, 0, 1_000_000), default=0, help="100 and more were tuned on"
     )
     parser.add_argument("--jobs", type=bounded(int, 1, 64), default=1, help="processes")
+    parser.add_argument(
+        "--decisions",
+        type=bounded(int, 20, 2000),
+        metavar="N",
+        help="instead: what deciding about N adapters takes, the router's choice and plans afresh included",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     for name, known, asked in (("policy", POLICIES, given.policies), ("case", CASES, given.cases)):
@@ -54,6 +61,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison."""
     given = _options(arguments)
+    if given.decisions:
+        return _tell(given, arguments, rows=decision_rows(given.decisions, given.first_seed))
     policies = tuple(p for p in POLICIES if given.policies == "all" or p in given.policies.split(","))
     names = list(CASES) if given.cases == "all" else given.cases.split(",")
     seeds = range(given.first_seed, given.first_seed + given.seeds)
@@ -64,20 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(given.jobs) as pool:
             results = list(pool.map(compare, names))
     rows = [row for result in results for row in result.rows]
-    lines = summary(rows)
+    return _tell(
+        given,
+        arguments,
+        slopes=slopes(rows, next((r.cumulated for r in results if r.name == _SLOPE_CASE), {})),
+        recovery_requests={result.name: result.recovery for result in results if result.recovery},
+        summary=summary(rows),
+        rows=rows,
+    )
+
+
+def _tell(given: argparse.Namespace, arguments: Sequence[str] | None, **found: Any) -> int:
+    """Print what was measured."""
     if given.json:
-        result = {
-            "benchmark": "adapter_paging",
-            "command": " ".join(["python -m load_tests.adapter_paging", *(arguments or sys.argv[1:])]),
-            **circumstances(None),
-            "slopes": slopes(rows, next((r.cumulated for r in results if r.name == _SLOPE_CASE), {})),
-            "recovery_requests": {result.name: result.recovery for result in results if result.recovery},
-            "summary": lines,
-            "rows": rows,
-        }
+        command = " ".join(["python -m load_tests.adapter_paging", *(arguments or sys.argv[1:])])
+        result = {"benchmark": "adapter_paging", "command": command, **circumstances(None), **found}
         print(json.dumps(result))
+    elif "summary" in found:
+        print(table(found["summary"]))
     else:
-        print(table(lines))
+        for row in found["rows"]:
+            print(row)
     return 0
 
 

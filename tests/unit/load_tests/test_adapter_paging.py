@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cluster.config.paging import PagingConfig
-from load_tests import adapter_paging
+from load_tests import adapter_decisions, adapter_paging
 from load_tests.adapter_paging_cases import CASES, Entry
 from load_tests.adapter_paging_oracles import belady_value, effective, static_values
 from load_tests.adapter_paging_report import interval, recovery_requests, slope, summary
@@ -149,3 +149,13 @@ def test_every_case_can_be_drawn():
         found = world(case, 0)
         assert found.x.shape == (case.requests, case.dimension)
         assert np.isfinite(found.utility).all()
+
+
+def test_decisions_are_timed_on_request(capsys, monkeypatch):
+    monkeypatch.setattr(adapter_paging, "circumstances", lambda _config: {})
+    monkeypatch.setattr(adapter_decisions, "_LEARNT", 70)
+    monkeypatch.setattr(adapter_decisions, "_TIMED", 70)
+    assert adapter_paging.main(["--decisions", "20", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["policy"] for row in found["rows"]] == ["router_choice", "node_decision", "plan_afresh"]
+    assert all(0 < row["decision_p50_s"] <= row["decision_p99_s"] for row in found["rows"])
