@@ -1,5 +1,7 @@
 """Embeddings for benchmarks: the encoder's own vectors, each computed once, bounded on disk."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,13 @@ from deployments.encoder import minilm
 from load_tests import embeddings
 from load_tests.embeddings import default_cache, embed
 
+MINILM = functools.cache(minilm.MiniLm)
 TEXTS = ["How do I reset my password?", "Prove that there are infinitely many primes."]
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch):
+    monkeypatch.setattr(embeddings, "MiniLm", MINILM)
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def quiet(_line):
 
 def test_rows_are_the_encoders_own_vectors_in_the_order_of_the_texts(tmp_path):
     rows = embed(TEXTS, tmp_path / "kept.sqlite", quiet)
-    model = minilm.MiniLm(threads=1)
+    model = MINILM(threads=1)
     assert rows.shape == (2, 384)
     assert rows.dtype == np.float32
     for row, text in zip(rows, TEXTS, strict=True):

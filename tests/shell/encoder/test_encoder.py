@@ -20,7 +20,7 @@ TEXTS = [
 
 
 @pytest.fixture
-async def encoder():
+async def encoder(models_are_read_once):  # noqa: ARG001
     made = Encoder(EncoderConfig(batch_max=2, inputs_max=8))
     await made.load()
     yield made

@@ -93,9 +93,9 @@ CASES: list[tuple[str, list[dict[str, str]], str, str, list[dict[str, str]]]] = 
     ),
     ("it is over", _slo("0x60 0+60x60", "0+60x60 3600x60"), "75m", "TidemillObjectivesMissedFast", []),
     (
-        "a third is missed all day",
-        _slo("0+66x1500", "0+34x1500"),
-        "24h",
+        "a third is missed for hours",
+        _slo("0+66x430", "0+34x430"),
+        "7h",
         "TidemillObjectivesMissedSteady",
         [{"model": "m", "severity": "page", "window": "6h"}],
     ),

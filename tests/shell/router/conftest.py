@@ -234,7 +234,11 @@ def _engine_that(
 
 
 @pytest.fixture
-async def start_cluster(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def start_cluster(
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    models_are_read_once: None,  # noqa: ARG001
+) -> AsyncIterator[Any]:
     """Starts clusters: changes to the configuration, what stands in for which engine ("closed": nobody)."""
     # What is tested is that others are asked, not how patiently.
     monkeypatch.setattr(engine_answer, "_BACK_OFF_S", 0.01)

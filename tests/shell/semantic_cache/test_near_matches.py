@@ -1,6 +1,5 @@
 """The semantic tier over HTTP, with the real encoder: what is served, kept, judged and forgotten."""
 
-import functools
 import hashlib
 import shutil
 import socket
@@ -25,7 +24,6 @@ from cluster.config.semantic_cache import (
 )
 from cluster.metrics import CATALOGUE
 from cluster.policy.semantic_cache.store import PurgeScope
-from deployments.encoder import encoder
 from deployments.http_port import HttpPort
 from deployments.messages import (
     CACHE_COST,
@@ -36,11 +34,11 @@ from deployments.messages import (
     CACHE_TIER,
     CacheQuery,
 )
-from deployments.semantic_cache import text_reader
 from deployments.semantic_cache.redis_documents import RedisDocuments
 from deployments.semantic_cache.service import CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 
+pytestmark = pytest.mark.usefixtures("models_are_read_once")
 ASKED = "How do I reset the password of my account?"
 PARAPHRASE = "What is the way to reset my account password?"
 OPPOSITE = "How do I keep the password of my account?"
@@ -71,16 +69,6 @@ def key_of(text):
 def answer(text, **choice):
     choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": text}, **choice}
     return orjson.dumps({"choices": [{"index": 0, **choice}], "usage": {"completion_tokens": 7}})
-
-
-read_once = functools.cache(encoder.MiniLm)
-language_once = functools.cache(text_reader.LanguageDetector)
-
-
-@pytest.fixture(autouse=True)
-def models_are_read_once(monkeypatch):
-    monkeypatch.setattr(encoder, "MiniLm", read_once)
-    monkeypatch.setattr(text_reader, "LanguageDetector", language_once)
 
 
 class Asker:

@@ -11,7 +11,7 @@ from deployments.semantic_cache.text_reader import TextReader
 
 
 @pytest.fixture
-async def reader():
+async def reader(models_are_read_once):  # noqa: ARG001
     encoder = Encoder(EncoderConfig())
     await encoder.load()
     made = TextReader(encoder)
