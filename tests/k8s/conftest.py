@@ -1,8 +1,10 @@
 """Gives the tests every rendered folder, the kinds of Ray, and kubectl with an API server's double."""
 
+import functools
 import os
 import subprocess
 
+import kubernetes_validate.utils
 import pytest
 
 from operators.kubernetes.images import locked_versions
@@ -10,6 +12,9 @@ from tests.k8s import ray_kinds
 from tests.k8s.api_http import ApiServer
 from tests.k8s.crd_schema import schemas_of
 from tests.k8s.folders import FOLDERS, KUBECTL, ROOT, built_objects, kuberay_definitions
+
+# Reads the published schemas, megabytes of them, anew for every object otherwise.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 @pytest.fixture(params=sorted(FOLDERS))

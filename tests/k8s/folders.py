@@ -26,7 +26,7 @@ def built_objects(name):
         [KUBECTL, "kustomize", FOLDERS[name]], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
 
 
 def of_kind(objects, kind):

@@ -1,5 +1,6 @@
 """Manifests agree with the configuration, with each other, with the lock, and with the code they start."""
 
+import functools
 import importlib
 import importlib.util
 import re
@@ -24,9 +25,14 @@ from tests.k8s.folders import ROOT, built_objects, of_kind
 from tests.k8s.test_schemas import of_ray, pod_templates
 
 
+@functools.cache
+def config_of(folder):
+    return resolved(load_config(ROOT / "configs" / "kubernetes" / f"{folder}.yaml"))
+
+
 @pytest.fixture
 def config(folder):
-    return resolved(load_config(ROOT / "configs" / "kubernetes" / f"{folder}.yaml"))
+    return config_of(folder)
 
 
 @pytest.fixture

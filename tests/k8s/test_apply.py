@@ -13,14 +13,17 @@ from tests.k8s.folders import CRDS_VARIABLE, FOLDERS, built_objects, kuberay_def
 CREATED = "serverside-applied"
 
 
+def definitions():
+    return kuberay_definitions() if CRDS_VARIABLE in os.environ else ray_kinds.definitions()
+
+
 @pytest.fixture
-def cluster(kubectl, tmp_path):
+def cluster(kubectl):
     """A double that knows Ray's kinds, as after installing the KubeRay operator's definitions."""
-    for entry in kuberay_definitions() if CRDS_VARIABLE in os.environ else ray_kinds.definitions():
-        path = tmp_path / f"{entry['metadata']['name']}.json"
-        path.write_text(json.dumps(entry), encoding="utf-8")
-        kubectl("apply", "--server-side", "-f", path)
-    kubectl("wait", "--for=condition=Established", "--timeout=10s", "crd/rayclusters.ray.io")
+    double = kubectl.double
+    kind = double.resource("apiextensions.k8s.io/v1", "customresourcedefinitions")
+    for entry in definitions():
+        double.create(kind, None, copy.deepcopy(entry), strict=True, dry_run=False)
     return kubectl
 
 
@@ -45,7 +48,14 @@ def test_every_overlay_is_applied_whole(cluster, folder):
     assert done.stdout.count(CREATED) == len(built_objects(folder)) == len(versions_of(cluster))
 
 
-def test_a_cluster_is_applied_again_compared_shown_and_deleted(cluster):
+def test_a_cluster_is_applied_again_compared_shown_and_deleted(kubectl, tmp_path):
+    cluster = kubectl
+    for entry in definitions():
+        path = tmp_path / f"{entry['metadata']['name']}.json"
+        path.write_text(json.dumps(entry), encoding="utf-8")
+        cluster("apply", "--server-side", "-f", path)
+    cluster("wait", "--for=condition=Established", "--timeout=10s", "crd/rayclusters.ray.io")
+
     target = FOLDERS["base"]
     apply(cluster, target)
     first = versions_of(cluster)
