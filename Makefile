@@ -7,6 +7,9 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 BIN := .venv/bin
 OVERLAYS := dev heterogeneous edge energy rayservice
 
+# Without bytecode on disk every process of the tests compiles all modules and rewrites all assertions anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help venv run check test clean lock lint manifests
 
 help: ## Show this list
@@ -25,11 +28,12 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/mypy cluster deployments operators load_tests
 
-check: lint ## The fast loop: lints, types, architecture, tests without engines
-	$(BIN)/pytest -q -n auto --dist worksteal tests -m "not ray and not engine"
+check: lint ## The fast loop: lints, types, architecture, tests without engines (two minutes on two cores)
+	$(BIN)/pytest -q -n auto --dist worksteal tests --ignore tests/serve -m "not slow"
 
-test: check ## Everything: check, then the tests that need Ray and engines
-	$(BIN)/pytest -q tests -m "ray or engine"
+test: lint ## Everything: check, long scenarios, then the tests that need Ray and engines
+	$(BIN)/pytest -q -n auto --dist worksteal tests --ignore tests/serve
+	$(BIN)/pytest -q tests/serve
 
 manifests: venv ## Render the Kubernetes manifests in k8s/ from configs/kubernetes/
 	$(BIN)/tidemill render -c configs/kubernetes/base.yaml -o k8s/base
