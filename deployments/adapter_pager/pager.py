@@ -42,6 +42,9 @@ from deployments.adapter_pager.staging import Staging, cannot_load
 
 logger = logging.getLogger("tidemill.adapters")
 
+_CHOICES_TOLD = 16
+"""Choices after which routers are to hear that doubt has shrunk, judged or not."""
+
 
 class AdapterPager:
     """All of it runs on one event loop."""
@@ -371,7 +374,9 @@ class AdapterPager:
         """Another one whenever routers should know something else than before."""
         core = self._core
         residents = hash((core.resident, core.keys))
-        parts = (core.statistics.source, core.statistics.version, self._changes, residents, core.forced())
+        told = core.statistics
+        narrowed = told.choices // _CHOICES_TOLD
+        parts = (told.source, told.version, narrowed, self._changes, residents, core.forced())
         return "-".join(map(str, parts))
 
     @property

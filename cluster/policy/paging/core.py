@@ -164,6 +164,8 @@ class PagerCore:
             forced=forced,
         )
         self._controller.requested(node, demand)
+        if not named:
+            self.statistics.chosen(demand.row, x)
 
     def loaded(self, key: str) -> None:
         """An adapter is in the engine."""

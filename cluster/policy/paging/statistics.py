@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cluster.policy.paging.contributions import Contribution, Contributions
 from cluster.policy.paging.interface import Mask, Narrow, Numbers, Rows, carried
+from cluster.policy.paging.pending import PendingChoices
 
 _REFRESH_ANSWERS = 2048
 """Answers after which an inverse is computed afresh: rank-one updates add up rounding errors."""
@@ -72,6 +73,7 @@ class Statistics:
         self._own_response: Numbers = np.zeros((0, dimension))
         self._base_gram: Numbers = np.zeros((0, dimension, dimension))
         self._base_response: Numbers = np.zeros((0, dimension))
+        self._pending = PendingChoices()
         self._allocate_totals(0)
 
     @property
@@ -79,15 +81,20 @@ class Statistics:
         """Judged answers of every adapter, of all nodes, by weight."""
         return self._count
 
+    @property
+    def choices(self) -> int:
+        """Choices of adapters for requests that were told."""
+        return self._pending.made
+
     def estimates(self) -> Estimates:
         """A snapshot; later observations do not change it."""
         return Estimates(
-            keys=self._keys, prior=self._prior, theta=self._theta.copy(), inverse=self._inverse.copy()
+            keys=self._keys, prior=self._prior, theta=self._theta.copy(), inverse=self._doubt.copy()
         )
 
     def scored(self, x: Numbers) -> Scored:
         """Mean and width of every adapter's utility for one request."""
-        return score(self._prior, self._theta, self._inverse, x)
+        return score(self._prior, self._theta, self._doubt, x)
 
     def scored_many(self, contexts: Narrow) -> tuple[Narrow, Narrow]:
         """Mean and width of every adapter's (columns) utility for every context (rows).
@@ -98,12 +105,18 @@ class Statistics:
         """
         left, right, twice = self._pairs
         pairs = contexts[:, left] * contexts[:, right]
-        packed = (self._inverse[:, left, right] * twice).astype(np.float32)
+        packed = (self._doubt[:, left, right] * twice).astype(np.float32)
         spread = pairs @ packed.T
         mean = contexts @ self._theta.astype(np.float32).T
         mean += self._prior.astype(np.float32)
         np.maximum(spread, 0.0, out=spread)
         return mean, np.sqrt(spread, out=spread)
+
+    def chosen(self, row: int, x: Numbers) -> None:
+        """An adapter was chosen for a request; until its answer is judged, that alone narrows the doubt."""
+        self._narrow(row, x, self._pending.add(row, x).weight)
+        for overdue in self._pending.overdue():
+            self._narrow(overdue.row, overdue.x, -overdue.weight)
 
     def observe(self, row: int, x: Numbers, utility: float, weight: float = 1.0) -> None:
         """One judged answer, by the formula of Sherman and Morrison."""
@@ -115,6 +128,7 @@ class Statistics:
         outer = np.multiply.outer(x, weight * x)
         self._own_gram[row] += outer
         self._own_response[row] += response * x
+        pending = self._pending.judged(row, x)
         if self._own_count[row] // _REFRESH_ANSWERS != (self._own_count[row] - weight) // _REFRESH_ANSWERS:
             self._refresh(row)
             return
@@ -123,6 +137,14 @@ class Statistics:
         shrink = 1.0 + weight * (direction @ x)
         theta += (response - weight * (theta @ x)) / shrink * direction
         inverse -= np.multiply.outer(direction, weight / shrink * direction)
+        self._narrow(row, x, weight - (0.0 if pending is None else pending.weight))
+
+    def _narrow(self, row: int, x: Numbers, weight: float) -> None:
+        """Count an answer for the width alone; with a negative weight take one back."""
+        if weight:
+            doubt = self._doubt[row]
+            direction = doubt @ x
+            doubt -= np.multiply.outer(direction, weight / (1.0 + weight * (direction @ x)) * direction)
 
     def catalogue_changed(self, keys: tuple[str, ...], prior: Numbers, origin: Rows, replaced: Mask) -> None:
         """Other adapters, some of which follow older weights (`replaced`).
@@ -217,6 +239,9 @@ class Statistics:
         self._count: Numbers = np.zeros(n)
         self._theta: Numbers = np.zeros((n, d))
         self._inverse: Numbers = np.tile(np.eye(d) / self._regularisation, (n, 1, 1))
+        self._doubt: Numbers = self._inverse.copy()
+        """The inverse with choices that were not judged yet."""
+        self._pending.forget()
 
     def _total_gram(self) -> Numbers:
         return self._base_gram + self._own_gram + self._others_gram
@@ -235,3 +260,6 @@ class Statistics:
         response = self._base_response[row] + self._own_response[row] + self._others_response[row]
         self._inverse[row] = np.linalg.inv(gram + self._regularisation * np.eye(self._dimension))
         self._theta[row] = self._inverse[row] @ response
+        self._doubt[row] = self._inverse[row]
+        for choice in self._pending.of(row):
+            self._narrow(row, choice.x, choice.weight)
