@@ -4,7 +4,8 @@ A trace of requests over marker adapters, which answer with their own name, is r
 fewer slots: once with vLLM's LRU, once with the pager, in this order in the same run. Then the engine with
 the pager is put through what must not break it. Engines run without Ray; adapters are trained when they are
 not there yet. Stall is what the engine's worker measured in both cases: time spent loading adapters while
-requests waited that had no use for them.
+requests waited that had no use for them. The pager's loads come as calls between two steps, vLLM's own within
+a step; what such a call costs beside the load is measured apart.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from load_tests.record import circumstances
 
 _EDGE = Path(__file__).parents[1] / "configs" / "edge.yaml"
 _START_S = 240.0
+_CALLS = 20
 _WARM_UP = ({"prompt": "Hello", "max_tokens": 8}, {"prompt": "a " * 200, "max_tokens": 2})
 
 
@@ -176,6 +178,7 @@ async def _trace_row(
         "load_s": after["load_s"] - before["load_s"],
         "decode_stall_s": after["stall_s"] - before["stall_s"],
         "stream_stall_s": after["stream_stall_s"] - before["stream_stall_s"],
+        "engine_call_p50_s": await _call_s(url),
         "duration_s": spent_s,
     }
 
@@ -196,6 +199,16 @@ async def _report(url: str) -> dict[str, float]:
     async with aiohttp.ClientSession() as session, session.get(f"{url}{REPORT_PATH}") as response:
         found: dict[str, float] = await response.json()
         return found
+
+
+async def _call_s(url: str) -> float:
+    """What a call to the worker takes while nothing runs, HTTP included: the pager makes one for each page-in."""
+    spent_s = []
+    for _ in range(_CALLS):
+        began_s = time.perf_counter()
+        await _report(url)
+        spent_s.append(time.perf_counter() - began_s)
+    return float(np.median(spent_s))
 
 
 async def _fault_rows(engines: Engines, bench: Bench, seed: int) -> AsyncIterator[dict[str, Any]]:
