@@ -202,7 +202,7 @@ async def _report(url: str) -> dict[str, float]:
 
 
 async def _call_s(url: str) -> float:
-    """What a call to the worker takes while nothing runs, HTTP included: the pager makes one for each page-in."""
+    """What a call to the worker takes while nothing runs, HTTP included: a page-in of the pager is one."""
     spent_s = []
     for _ in range(_CALLS):
         began_s = time.perf_counter()
