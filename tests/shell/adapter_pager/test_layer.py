@@ -135,8 +135,8 @@ async def test_a_source_that_is_not_there_is_said_and_others_are_served(tmp_path
 
 
 async def test_waiting_for_too_long_is_a_503_with_retry_after(tmp_path, monkeypatch):
-    async with replica(tmp_path, monkeypatch, park_timeout_s=1.5) as served:
-        long = [asyncio.create_task(served.chat(f"sim:{name}", tokens=2000)) for name in "ab"]
+    async with replica(tmp_path, monkeypatch, park_timeout_s=0.5) as served:
+        long = [asyncio.create_task(served.chat(f"sim:{name}", tokens=800)) for name in "ab"]
         async with asyncio.timeout(10):
             while served.pager.running < 2:
                 await asyncio.sleep(0.01)

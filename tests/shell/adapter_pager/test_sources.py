@@ -136,7 +136,7 @@ async def test_what_is_too_large_is_not_fetched(tmp_path, server, path):
 
 async def test_a_source_that_hangs_is_given_up(tmp_path):
     async def hang(_request):
-        await asyncio.sleep(5)
+        await asyncio.sleep(1)  # the server waits for it when it is closed
 
     app = web.Application()
     app.router.add_get("/{path:.*}", hang)

@@ -56,8 +56,9 @@ async def site():
         await port.stop(grace_s=0.2)
 
 
-async def test_what_a_gateway_adds_is_what_it_adds(site):
-    plan = Plan(concurrencies=(1, 4), rounds=2, arm_s=0.4, output_tokens=5)
+async def test_what_a_gateway_adds_is_what_it_adds(site, monkeypatch):
+    monkeypatch.setattr(gateway_overhead, "_WARM_UP_REQUESTS", 8)
+    plan = Plan(concurrencies=(1, 4), rounds=2, arm_s=0.25, output_tokens=5)
     rows = await compare(site, plan)
     assert [(row["policy"], row["mode"], row["concurrency"]) for row in rows] == [
         (name, mode, concurrency)
