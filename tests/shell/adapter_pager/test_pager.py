@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cluster.entities.adapters import AdapterOutcome, AdapterTier
-from deployments.adapter_pager.entries import AdapterRefusedError
+from deployments.adapter_pager.entries import AdapterRefusedError, AdapterRequest
 from deployments.adapter_pager.memory import PagerMemory
 from tests.adapter_files import write_adapter
 from tests.shell.adapter_pager.paging import DIMENSION, FakeEngine, bench
@@ -56,6 +56,38 @@ async def test_copies_in_memory_keep_within_their_bytes(tmp_path):
             await found.request(name)
         assert len(found.engine.copies) <= 2
         assert (await found.request("a0")).tier is AdapterTier.DISK
+
+
+async def test_adapters_are_copied_into_memory_ahead_of_need_while_there_is_room(tmp_path):
+    async with bench(tmp_path, adapters=4, host_bytes=13_000) as found:  # three of 4 kB
+        async with asyncio.timeout(10):
+            while len(found.engine.copies) < 3:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        assert len(found.engine.copies) == 3
+        assert found.engine.held == {}
+
+
+async def test_requests_line_up_behind_the_load_of_what_is_in_memory(tmp_path):
+    async with bench(tmp_path, slots=1) as found:
+        await found.request("a0")
+        await found.request("a1")
+        found.engine.load_s = 0.5
+        visit = await found.pager.enter(AdapterRequest(adapter="a0"))
+        assert visit.waited_s < 0.25
+        assert visit.running.entry.number in found.engine.coming
+        with found.engine.running(visit.running.entry.number):
+            await asyncio.sleep(0.6)
+        found.pager.leave(visit.running)
+        assert found.engine.misuse == []
+        assert found.resident() == {"a0"}
+
+
+async def test_without_a_copy_in_memory_they_wait_for_its_end(tmp_path):
+    async with bench(tmp_path, slots=1, engine=FakeEngine(1, copies=False, load_s=0.3)) as found:
+        visit = await found.request("a0")
+        assert visit.waited_s > 0.25
+        assert found.engine.misuse == []
 
 
 async def test_an_engine_that_keeps_no_copies_is_given_none(tmp_path):
