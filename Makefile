@@ -29,7 +29,7 @@ lint: venv
 	$(BIN)/mypy cluster deployments operators load_tests
 
 check: lint ## The fast loop: lints, types, architecture, tests without engines (two minutes on two cores)
-	$(BIN)/pytest -q -n auto --dist worksteal tests --ignore tests/serve -m "not slow"
+	$(BIN)/pytest -q -n auto --dist worksteal tests --ignore tests/serve -m "not slow" --hypothesis-profile fast
 
 test: lint ## Everything: check, long scenarios, then the tests that need Ray and engines
 	$(BIN)/pytest -q -n auto --dist worksteal tests --ignore tests/serve

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 _TESTS = Path(__file__).parent
 _PURE_KINDS = {"unit", "property"}
+_SLOW_TIMEOUT_S = 240
 _TIMEOUTS_S = {
     "unit": 10,
     "property": 30,
@@ -27,7 +28,9 @@ _TIMEOUTS_S = {
 }
 
 # No deadline for one example: the machines that run these tests are shared, and pytest-timeout bounds them.
+# `make check` asks for `fast` (tests/examples.py).
 settings.register_profile("dev", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=25)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
@@ -39,7 +42,7 @@ def _kind(path: Path) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        limit_s = _TIMEOUTS_S.get(_kind(item.path))
+        limit_s = _SLOW_TIMEOUT_S if item.get_closest_marker("slow") else _TIMEOUTS_S.get(_kind(item.path))
         if limit_s is not None and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(limit_s))
 

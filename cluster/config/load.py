@@ -4,6 +4,7 @@ Every message names the path of the field, the value found and what would be rig
 """
 
 import difflib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,13 @@ def _suggestion(location: list[Any]) -> str:
     return f"; known here: {', '.join(sorted(fields))}" if fields else ""
 
 
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return TidemillConfig.model_json_schema()
+
+
 def _fields_at(location: list[Any]) -> list[str]:
-    schema: Any = TidemillConfig.model_json_schema()
+    schema = _schema()
     definitions = schema["$defs"]
 
     def options(node: Any) -> list[Any]:

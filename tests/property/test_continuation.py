@@ -17,6 +17,7 @@ from cluster.policy.continuation import Boundary, find_seam
 from deployments.router.generation.continuation import AnswerSoFar
 from deployments.router.generation.stream import EventStream
 from deployments.router.wire.requests import parse
+from tests.examples import examples
 
 CONFIG = parse_config("models: {sim: {source: s}}\npools: {decode: {model: sim, engine: {kind: simulated}}}")
 PROMPT_IDS = [11, 12, 13]
@@ -84,7 +85,7 @@ def fed(events: Any, stream: bytes, step: int) -> bytes:
     return b"".join(events.feed(stream[place : place + step]) for place in range(0, len(stream), step))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     texts=pieces,
     kind=st.sampled_from([Surface.CHAT, Surface.COMPLETIONS]),

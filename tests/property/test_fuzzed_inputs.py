@@ -21,6 +21,7 @@ from deployments.router.cache_client import key_of
 from deployments.router.generation.stream import EventStream
 from deployments.router.wire.errors import ApiError
 from deployments.router.wire.requests import parse
+from tests.examples import examples
 
 CONFIG_TEXT = """
 models: {sim: {source: s, aliases: [auto]}}
@@ -55,7 +56,7 @@ DEFAULTS = CONFIG.model_dump(mode="json")
 PLACES = _places(DEFAULTS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(place=st.sampled_from(PLACES), value=values)
 def test_a_configuration_is_taken_or_refused_in_words(place, value):
     data = yaml.safe_load(CONFIG_TEXT)
@@ -70,7 +71,7 @@ def test_a_configuration_is_taken_or_refused_in_words(place, value):
     assert config is None or check_config(config.model_dump(mode="json")) == config
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(text=st.text(max_size=200))
 def test_any_text_is_no_configuration_but_an_error(text):
     with pytest.raises(ConfigError):
@@ -101,7 +102,7 @@ bodies = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(body=bodies, surface=st.sampled_from(GENERATING))
 def test_a_request_is_parsed_or_refused_as_the_client_s_fault(body, surface):
     raw = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
@@ -120,7 +121,7 @@ def test_a_request_is_parsed_or_refused_as_the_client_s_fault(body, surface):
         assert isinstance(request.prompt, bytes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(raw=st.binary(max_size=200), surface=st.sampled_from(GENERATING))
 def test_any_bytes_are_refused_as_the_client_s_fault(raw, surface):
     with pytest.raises(ApiError) as refused:
@@ -194,7 +195,7 @@ def _log(records: int) -> str:
 LOG = _log(4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(cut=st.integers(0, len(LOG)))
 def test_a_log_that_ends_anywhere_gives_all_whole_records(cut):
     found = list(read_log(LOG[:cut].splitlines(keepends=True)))
@@ -203,7 +204,7 @@ def test_a_log_that_ends_anywhere_gives_all_whole_records(cut):
     assert [record.decision_id for record in found] == [f"d-{n}" for n in range(whole + ends_whole)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(seed=st.integers(0, 2**32), changes=st.integers(1, 5))
 def test_a_log_that_was_spoilt_is_read_or_refused_with_the_line(seed, changes):
     chance = random.Random(seed)

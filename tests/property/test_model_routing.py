@@ -20,6 +20,7 @@ from cluster.config.model_routing import ModelRoutingConfig
 from cluster.entities.model_routing import Goal, ModelCandidate, ModelOutcome, ModelSignals
 from cluster.policy.routing.models.policies import model_policy
 from cluster.policy.routing.models.static import fits
+from tests.examples import examples
 
 CATEGORIES = ("code", "math")
 MODELS = ("a", "b", "c", "d")
@@ -87,7 +88,7 @@ def situations(draw):
     return policy, state, draw(SIGNALS), draw(CANDIDATES)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(situations(), st.floats(0, 1, exclude_max=True))
 def test_the_chosen_model_is_usable_and_propensities_are_a_distribution(situation, draw):
     policy, state, signals, candidates = situation
@@ -105,7 +106,7 @@ def test_the_chosen_model_is_usable_and_propensities_are_a_distribution(situatio
     assert choice == policy.choose(signals, candidates, state, now_s=0.0, draw=draw)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(situations())
 def test_propensities_are_how_often_models_are_chosen(situation):
     policy, state, signals, candidates = situation
@@ -117,7 +118,7 @@ def test_propensities_are_how_often_models_are_chosen(situation):
         assert chosen[model] / GRID == pytest.approx(propensity, abs=1.01 / GRID)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(situations())
 def test_the_order_of_candidates_changes_nothing_that_is_likely(situation):
     policy, state, signals, candidates = situation

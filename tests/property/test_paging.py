@@ -13,6 +13,7 @@ from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import Budget, PagedAdapter
 from cluster.policy.paging.statistics import Statistics
 from cluster.policy.paging.submodular import Choice, best_set, fits, value
+from tests.examples import examples
 
 POLICIES = ("lru", "lfu", "gdsf", "ftpl", "polar", "polar_plus", "hybrid")
 D = 3
@@ -106,7 +107,7 @@ def drive(policy, shape, seed, busy, count=120):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(shape=nodes(), seed=st.integers(0, 10_000), busy=st.booleans())
 def test_slots_bytes_pins_and_uses_are_respected(policy, shape, seed, busy):
     node = drive(policy, shape, seed, busy)
@@ -117,7 +118,7 @@ def test_slots_bytes_pins_and_uses_are_respected(policy, shape, seed, busy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(shape=nodes(), seed=st.integers(0, 10_000))
 def test_the_same_requests_give_the_same_decisions(policy, shape, seed):
     one, other = drive(policy, shape, seed, busy=False), drive(policy, shape, seed, busy=False)
@@ -126,7 +127,7 @@ def test_the_same_requests_give_the_same_decisions(policy, shape, seed):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(shape=nodes(), seed=st.integers(0, 10_000))
 def test_adapters_come_and_go(policy, shape, seed):
     node = drive(policy, shape, seed, busy=False, count=40)
@@ -163,7 +164,7 @@ def choices(draw):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(choice=choices())
 def test_the_set_reaches_its_share_of_the_best_one(choice):
     rows, worth = best_set(choice)
@@ -180,7 +181,7 @@ def test_the_set_reaches_its_share_of_the_best_one(choice):
     assert worth >= share * best - 1e-9
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(choice=choices(), seed=st.integers(0, 10_000))
 def test_the_value_is_monotone_and_submodular(choice, seed):
     chance = np.random.default_rng(seed)
@@ -224,7 +225,7 @@ def same(one, other):
     return np.array_equal(mine.theta, theirs.theta) and np.array_equal(mine.inverse, theirs.inverse)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(told=TOLD, seed=st.integers(0, 1000))
 def test_merging_is_idempotent_and_does_not_depend_on_order_or_grouping(told, seed):
     once, twice, shuffled = statistics(), statistics(), statistics()

@@ -14,6 +14,7 @@ from cluster.performance.hardware import gpu_spec
 from cluster.performance.latency import step_s
 from cluster.performance.power import step_w
 from cluster.performance.roofline import derived
+from tests.examples import examples
 
 PROFILE = derived(gpu_spec("H100"), model_spec("llama-3.1-8b"), 1)
 
@@ -24,7 +25,7 @@ def _true(ratios):
 
 
 @given(ratios=st.tuples(*[st.floats(0.4, 2.5)] * 4), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_step_times_come_within_five_per_cent_where_there_were_samples(ratios, seed):
     true, state, rng = _true(ratios), EstimatorState(), np.random.default_rng(seed)
     for _ in range(300):

@@ -22,6 +22,7 @@ from cluster.performance.profiles import pool_performance
 from cluster.policy.provisioning.policies import POLICIES
 from cluster.replay.codec import decoder, encode
 from cluster.replay.provisioning import state_of, state_text
+from tests.examples import examples
 
 CONFIG = parse_config("""
 models:
@@ -103,7 +104,7 @@ def snapshots(draw, at_s=1_000.0):
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(first=snapshots(), second=snapshots(at_s=1_060.0))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_every_snapshot_gets_a_plan_within_the_bounds(name, first, second):
     state = ProvisionerState()
     for snapshot in (first, second):
@@ -118,7 +119,7 @@ def test_every_snapshot_gets_a_plan_within_the_bounds(name, first, second):
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(snapshot=snapshots())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_only_replicas_that_stay_so_far_are_named_to_go_each_once(name, snapshot):
     decision = POLICIES[name](snapshot, ProvisionerState(), CONFIG)
     for pool, target in zip(snapshot.pools, decision.plan.pools, strict=True):
@@ -133,7 +134,7 @@ def test_only_replicas_that_stay_so_far_are_named_to_go_each_once(name, snapshot
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(snapshot=snapshots(), later=snapshots(at_s=1_060.0))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_every_length_of_prompt_has_a_pool_of_its_model(name, snapshot, later):
     state = ProvisionerState()
     for seen in (snapshot, later):
@@ -153,7 +154,7 @@ def test_every_length_of_prompt_has_a_pool_of_its_model(name, snapshot, later):
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(first=snapshots(), second=snapshots(at_s=1_060.0))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_equal_input_gives_equal_decisions_also_after_a_restart(name, first, second):
     policy = POLICIES[name]
     state = policy(first, ProvisionerState(), CONFIG).state
@@ -163,7 +164,7 @@ def test_equal_input_gives_equal_decisions_also_after_a_restart(name, first, sec
 
 
 @given(snapshot=snapshots())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_snapshot_survives_its_json(snapshot):
     text = json.dumps(encode(snapshot), sort_keys=True)
     again = decoder(FleetSnapshot)(json.loads(text), "snapshot")
@@ -172,7 +173,7 @@ def test_a_snapshot_survives_its_json(snapshot):
 
 
 @given(snapshot=snapshots(), cap=st.floats(1, 20_000))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_the_power_cap_holds_or_everything_is_as_small_as_may_be(snapshot, cap):
     data = CONFIG.model_dump(mode="json")
     data["provisioning"]["power_caps"] = [{"watts": cap}]

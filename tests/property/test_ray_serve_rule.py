@@ -17,6 +17,7 @@ from cluster.entities.fleet import (
 )
 from cluster.performance.profiles import pool_performance
 from cluster.policy.provisioning.baselines.ongoing_requests import LOOK_BACK_S, TARGET_SHARE, decide
+from tests.examples import examples
 
 CONFIG = parse_config("""
 models: {m: {source: s, architecture: llama-3.1-8b}}
@@ -103,7 +104,7 @@ levels = st.lists(
 
 @pytest.mark.timeout(60)
 @given(levels)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_it_decides_what_ray_decides(ray_rule, found):
     ours, theirs, state, now_s = 2, 2, ProvisionerState(), 1_000.0
     ray_state, seen = {}, []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.pool import ReplicaId
 from cluster.replay import DecisionLogError, from_json, to_json
+from tests.examples import examples
 
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
 st.register_type_strategy(ReplicaId, st.text(max_size=8))
@@ -22,7 +23,7 @@ BY_NAME = (".scores", ".energies_j", ".remembered", ".propensities", ".states")
 """Tables by replica or model: any key is a field of theirs."""
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(RECORDS)
 def test_a_record_survives_json_text(record):
     text = json.dumps(to_json(record))
@@ -43,7 +44,7 @@ def objects(data, path="record"):
             yield from objects(value, f"{path}[{index}]")
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(RECORDS, st.data())
 def test_a_field_too_many_or_too_few_is_refused_where_it_is(record, data):
     plain = to_json(record)

@@ -23,6 +23,7 @@ from cluster.policy.semantic_cache.exact_scan import ExactScan
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticQuery, SemanticTier, Verdict
+from tests.examples import examples
 
 DIMENSIONS = 8
 TTL_S = 500.0
@@ -115,7 +116,7 @@ def test_no_answer_crosses_tenants_models_or_scopes():
     assert served > 1000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), entries_max=st.integers(1, 20))
 def test_bounds_hold_and_documents_are_freed_when_nobody_refers_to_them(seed, entries_max):
     draw, generator = random.Random(seed), np.random.default_rng(seed)
@@ -155,7 +156,7 @@ def test_a_hit_does_not_renew_an_answer():
     assert tier.look_up(query, now_s=TTL_S, draw=1.0).verdict is Verdict.MISS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 12))
 def test_the_index_is_the_same_as_looking_at_every_vector(seed, count):
     draw, generator = random.Random(seed), np.random.default_rng(seed)

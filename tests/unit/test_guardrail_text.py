@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.policy.guardrails.injection import THRESHOLD, suspect
 from cluster.policy.guardrails.redaction import HELD_CHARS_MAX, StreamRedactor, find, hide
+from tests.examples import examples
 
 FOUND = [
     ("Write to jane.doe+x@mail.example.co.uk.", "Write to [EMAIL]."),
@@ -56,7 +57,7 @@ words = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(words, max_size=6).map("".join), st.lists(st.integers(0, 400), max_size=40))
 @example("Write to jane.doe@example.com!", list(range(40)))
 @example("IBAN DE89 3704 0044 0532 0130 00 is mine", list(range(40)))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cluster.entities.tenancy import Quota, Unit, Window
 from cluster.policy.tenancy.account import PLACES_EXPIRY_S, Account, Order, exchange
 from cluster.policy.tenancy.windows import forgotten_s, slot_end_s, slot_name, slot_of
+from tests.examples import examples
 
 RPM = Quota(window=Window.MINUTE, unit=Unit.REQUESTS, limit=10.0)
 DAY = Quota(window=Window.DAY, unit=Unit.USD, limit=2.0)
@@ -91,7 +92,7 @@ def test_windows_are_calendar_days_and_months_and_any_minute():
     assert 60.0 <= forgotten_s(Window.MINUTE, slot) - slot_end_s(Window.MINUTE, slot) <= 65.0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     limit=st.integers(1, 30),
     steps=st.lists(

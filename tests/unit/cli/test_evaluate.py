@@ -154,6 +154,7 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     seeds = 120
     held = dict.fromkeys(("ips", "snips", "dr"), 0)

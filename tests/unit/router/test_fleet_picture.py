@@ -20,6 +20,7 @@ from cluster.entities.workload import RequestSignals, Surface
 from cluster.performance.profiles import pool_performance
 from deployments.messages import FleetState, PublishedPlan, ReplicaLoad, RouterShare, ServiceReport
 from deployments.router.fleet.view import FleetPicture
+from tests.examples import examples
 
 CONFIG = ReplicaRoutingConfig(put_aside_first_s=1.0, assumed_prefill_tokens_per_s=500.0)
 ANSWERING = {Role.DECODE, Role.COMBINED}
@@ -136,7 +137,7 @@ class Interleaving(RuleBasedStateMachine):
 
 
 TestInterleaving = Interleaving.TestCase
-TestInterleaving.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestInterleaving.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 def test_a_request_weighs_its_uncached_prompt_then_its_context():
