@@ -111,6 +111,10 @@ class LinearConfig(Section):
     regularisation: float = Field(default=3.0, gt=0)
     """Ridge penalty, in answers."""
 
+    own_penalty: float = Field(default=2.0, gt=0)
+    """Penalty on how requests tell a model's answers apart from the other models', as a multiple of
+    `regularisation`; what a request means for every model is learnt from all answers."""
+
     prior_quality: float = Field(default=0.5, ge=0, le=1)
     """Expected of every model before the first judged answer; later models start from the mean of those
     there are."""
@@ -185,7 +189,7 @@ class BudgetsConfig(BudgetConfig):
     tenants_max: int = Field(default=1024, ge=1)
     """Tenants whose spending is remembered; the one that was silent longest is forgotten first."""
 
-    horizon_requests: int = Field(default=100, ge=10)
+    horizon_requests: int = Field(default=300, ge=10)
     """Over so many requests what was spent too much is saved again, and the other way round."""
 
     @property
@@ -273,7 +277,7 @@ class ModelRoutingConfig(Section):
     """Share of requests that goes to models with fewer than `trial_answers` judged answers, while there are
     any, whatever they score: one bad first answer must not be the last."""
 
-    trial_answers: int = Field(default=12, ge=0)
+    trial_answers: int = Field(default=8, ge=0)
     """Judged answers after which a model has been tried."""
 
     window_answers: int = Field(default=64, ge=8, le=4096)

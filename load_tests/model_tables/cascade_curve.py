@@ -2,8 +2,9 @@
 
 The judge says of every answer whether it is good, and is wrong with the given probability, independently. Its
 grade is the probability that the answer is good given the verdict, its error rate and what a ridge on the
-first half of the table expected of that prompt (Bayes), so that it is graded although the verdict is not. The
-curve is drawn by the quality that a dollar must buy. Against it: each model always, the ridge that chooses
+first half of the table expected of that prompt (Bayes), so that it is graded although the verdict is not. What
+an answer is expected to cost depends on the prompt, as in a router: learnt on the first half. The curve is
+drawn by the quality that a dollar must buy. Against it: each model always, the ridge that chooses
 before any answer is seen, and chance. A judge's own price is not counted.
 """
 
@@ -16,15 +17,17 @@ from cluster.config.model_routing import CascadeConfig, ModelPolicyName, Weights
 from cluster.entities.model_routing import Goal
 from cluster.policy.routing.models.cascade import CascadeOption, JudgedAnswer, next_step
 from cluster.policy.routing.models.features import FeatureMap
-from cluster.policy.routing.models.linear import LinearScorer
+from cluster.policy.routing.models.ridge_bank import RidgeRules, fitted
 from load_tests.model_tables.cases import Row, Trial, configuration, offline, row
-from load_tests.model_tables.play import examples, played
+from load_tests.model_tables.play import played
 from load_tests.model_tables.table import Numbers, net_value
 
 JUDGE_ERRORS = (0.0, 0.1, 0.2, 0.3)
 _QUALITY_PER_USD_SPAN = (0.03, 1.0)
 """Quality per mean price of the dearest model between which the curve is drawn."""
 _POINTS = 9
+_FACTOR_SPAN = (0.1, 10.0)
+"""Of an answer's usual price; what a ridge says beyond is no price."""
 _GOOD = 0.5
 _CERTAIN = 1e-6
 _ONLY_QUALITY = WeightsConfig(quality=1.0, cost=0.0, energy=0.0, latency=0.0)
@@ -33,9 +36,8 @@ _ONLY_QUALITY = WeightsConfig(quality=1.0, cost=0.0, energy=0.0, latency=0.0)
 def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
     """Rows per judge error and point of the curve, after those of the policies that choose beforehand."""
     yield from offline(trial, policies)
-    expected = _expected(trial)
-    typical_usd = trial.fit.cost_usd.mean(axis=0)
-    prices = np.geomspace(*_QUALITY_PER_USD_SPAN, _POINTS) / typical_usd.max()
+    expected, expected_usd = _expected(trial), _expected_usd(trial)
+    prices = np.geomspace(*_QUALITY_PER_USD_SPAN, _POINTS) / trial.fit.cost_usd.mean(axis=0).max()
     for error in JUDGE_ERRORS:
         good = trial.test.quality >= _GOOD
         wrong = np.random.default_rng([trial.seed, 4]).random(good.shape) < error
@@ -48,7 +50,7 @@ def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
                 sigma_before=0.45,
                 sigma_after=max(0.45 * (error * (1 - error)) ** 0.5, 0.02),
             )
-            found = _along(trial, config, expected=expected, grades=grades, typical_usd=typical_usd)
+            found = _along(trial, config, expected=expected, grades=grades, expected_usd=expected_usd)
             yield {**found, "judge_error": error, "point": point}
 
 
@@ -58,7 +60,7 @@ def _along(
     *,
     expected: Numbers,
     grades: Numbers,
-    typical_usd: Numbers,
+    expected_usd: Numbers,
 ) -> Row:
     table = trial.test
     final = np.zeros(len(table), dtype=np.intp)
@@ -68,7 +70,10 @@ def _along(
         while True:
             options = [
                 CascadeOption(
-                    model=model, quality=float(expected[at, n]), cost_usd=float(typical_usd[n]), ttft_s=0.0
+                    model=model,
+                    quality=float(expected[at, n]),
+                    cost_usd=float(expected_usd[at, n]),
+                    ttft_s=0.0,
                 )
                 for n, model in enumerate(table.models)
             ]
@@ -95,14 +100,37 @@ def _along(
 
 def _expected(trial: Trial) -> Numbers:
     """Quality that a ridge on the first half expects of every answer in the second."""
+    return np.clip(_foreseen(trial, trial.fit.quality), 0.02, 0.98)
+
+
+def _expected_usd(trial: Trial) -> Numbers:
+    """Money that a ridge on the first half expects every answer in the second to take."""
+    usual = trial.fit.cost_usd.mean(axis=0)
+    return np.asarray(usual * np.clip(_foreseen(trial, trial.fit.cost_usd / usual), *_FACTOR_SPAN))
+
+
+def _foreseen(trial: Trial, known: Numbers) -> Numbers:
+    """What a ridge on the first half says of the second, by prompt and model."""
     config = configuration("ridge", _ONLY_QUALITY, with_category=trial.with_category)
     features = FeatureMap.over(config.features, tuple(sorted(set(trial.fit.categories))))
-    scorer = LinearScorer("ridge", config, features)
-    fit_signals, test_signals = trial.signals("ridge", Goal.QUALITY)
-    state = scorer.fitted(examples(trial.fit, fit_signals))
-    models = trial.test.models
-    found = [scorer.expected(signals, models, state).quality for signals in test_signals]
-    return np.clip(np.array(found), 0.02, 0.98)
+    fit_rows, test_rows = (
+        np.array([features.vector(signals) for signals in half])
+        for half in trial.signals("ridge", Goal.QUALITY)
+    )
+    rules = RidgeRules(
+        size=features.size,
+        prior=np.array([known.mean()]),
+        regularisation=config.linear.regularisation,
+        own_penalty=config.linear.own_penalty,
+        forgetting=1.0,
+        models_max=len(trial.fit.models),
+    )
+    every = range(len(trial.fit))
+    answers = {model: (every, known[:, column]) for column, model in enumerate(trial.fit.models)}
+    bank = fitted(rules, fit_rows, answers, weight=1.0)
+    return np.column_stack(
+        [test_rows @ bank.theta[bank.models.index(model), 0] for model in trial.test.models]
+    )
 
 
 def _grades(expected: Numbers, said_good: NDArray[np.bool_], error: float) -> Numbers:

@@ -1,6 +1,8 @@
 """A stream in three equal parts: before a change, with it, and after it is taken back.
 
-`price_drop`: the dearest model's answers take a thirtieth. `regression`: the best model's answers lose a
+`price_drop`: the dearest model's answers take a thirtieth, and the configured prices say so, as a router
+would read them: before every request, each model's mean price on the first half of the table times what has
+become of it. `unsaid_price_drop`: nobody says so. `regression`: the best model's answers lose a
 quarter of their quality. `new_model`: the second best model exists from the second part on. Warm start; a
 budget of money lies between the two dearest models. Reported for each part, and after how many requests of
 the second and third the policy's choices are within a tenth of where that part's last fifth settles.
@@ -34,7 +36,12 @@ def phases(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
     weights = WeightsConfig(quality=1.0, cost=0.05, energy=0.0, latency=0.0)
     means = np.sort(trial.fit.cost_usd.mean(axis=0))
     budget = float(np.sqrt(means[-1] * means[-2]))
+    listed = np.tile(trial.fit.cost_usd.mean(axis=0), (size, 1))
     for change, (table, watched, hidden_until) in _changes(trial.test, middle, bounds[1]).items():
+        told_usd = None
+        if change == "price_drop":
+            told_usd = listed.copy()
+            told_usd[middle, watched] *= _PRICE_FACTOR
         for policy in policies:
             if policy == "category_map":
                 continue
@@ -56,6 +63,7 @@ def phases(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
                     seed=trial.seed,
                     learn=True,
                     offered=_offer(len(table.models), watched, hidden_until),
+                    told_usd=told_usd,
                 )
                 name = f"{policy}+budget_pacer" if paced else policy
                 yield from _parts(
@@ -78,8 +86,10 @@ def _changes(
     cost_usd, quality = table.cost_usd.copy(), table.quality.copy()
     cost_usd[middle, dearest] *= _PRICE_FACTOR
     quality[middle, best] *= _QUALITY_FACTOR
+    cheaper = replace(table, cost_usd=cost_usd)
     return {
-        "price_drop": (replace(table, cost_usd=cost_usd), dearest, 0),
+        "price_drop": (cheaper, dearest, 0),
+        "unsaid_price_drop": (cheaper, dearest, 0),
         "regression": (replace(table, quality=quality), best, 0),
         "new_model": (table, runner_up, second),
     }

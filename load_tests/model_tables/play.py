@@ -1,7 +1,7 @@
 """Lets a policy choose along a table, and counts what came of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,7 @@ def play(
     seed: int,
     learn: bool,
     offered: Callable[[int], Sequence[int]] | None = None,
+    told_usd: Numbers | None = None,
 ) -> Played:
     """One pass along the table, one draw per request, feedback at once.
 
@@ -100,6 +101,7 @@ def play(
         seed: of the draws.
         learn: whether the policy is told what came of its choices.
         offered: columns of the models that exist at a row; all if omitted.
+        told_usd: what answers are said to cost beforehand, by row and column; nothing if omitted.
     """
     draws = np.random.default_rng([seed, 1]).random(len(table))
     value = net_value(table, weights)
@@ -108,13 +110,17 @@ def play(
     best = np.zeros(len(table))
     for row in range(len(table)):
         columns = list(range(len(table.models))) if offered is None else list(offered(row))
-        candidates = [ModelCandidate(model=table.models[column]) for column in columns]
+        said = np.zeros(len(table.models)) if told_usd is None else told_usd[row]
+        candidates = [
+            ModelCandidate(model=table.models[column], cost_usd=float(said[column])) for column in columns
+        ]
         choice = policy.choose(signals[row], candidates, state, now_s=float(row), draw=float(draws[row]))
         column = table.models.index(str(choice.model))
         chosen[row] = column
         best[row] = value[row, columns].max()
         if learn:
             outcome = _outcome(table, signals, row, column, choice.propensity)
+            outcome = replace(outcome, predicted_cost_usd=float(said[column]))
             state = policy.learn(state, outcome, now_s=float(row))
     return played(table, chosen, best, value)
 

@@ -35,7 +35,7 @@ def test_1_every_band_of_complexity_has_a_dimension_of_its_own():
 
 def test_2_the_posterior_is_as_wide_as_bayes_rule_says():
     noise, strength = 0.25, 2.0
-    thompson = scorer("thompson", noise=noise, regularisation=strength, forgetting=1.0)
+    thompson = scorer("thompson", noise=noise, regularisation=strength, own_penalty=1.0, forgetting=1.0)
     asked = requests(30)
     state = thompson.initial()
     chance = np.random.default_rng(1)
@@ -59,12 +59,11 @@ def test_2_the_chance_of_being_best_is_what_sampling_the_posterior_gives():
 
 @pytest.mark.parametrize("forgetting", [1.0, 0.995])
 def test_3_the_updated_inverse_is_the_inverse(forgetting):
-    linucb = scorer("linucb", forgetting=forgetting, regularisation=1.0)
+    linucb = scorer("linucb", forgetting=forgetting, regularisation=1.0, own_penalty=2.0)
+    penalties = np.diag([1.0] + [2.0] * (FEATURES.size - 1))
     asked = requests(400)
     state = linucb.initial()
-    gram, response, left = np.eye(FEATURES.size), np.zeros(FEATURES.size), 1.0
-    response[0] = 0.5
-    prior = response.copy()
+    gram, response, left = penalties.copy(), np.zeros(FEATURES.size), 1.0
     for at, request in enumerate(asked):
         quality = float(at % 3 == 0)
         state = linucb.learn(state, request, "m", quality, 0.0)
@@ -73,11 +72,15 @@ def test_3_the_updated_inverse_is_the_inverse(forgetting):
         gram += np.outer(x, x)
         response += quality * x
         if left < 0.5:
-            gram += (1 - left) * np.eye(len(x))
-            response += (1 - left) * prior
+            gram += (1 - left) * penalties
             left = 1.0
     assert state.inverse[0] == pytest.approx(np.linalg.inv(gram), abs=1e-8)
-    assert state.theta[0, 0] == pytest.approx(np.linalg.solve(gram, response), abs=1e-8)
+    shared = linucb.expected(requests(1)[0], ["unknown"], state).quality  # what all models share pulls
+    prior = np.append(0.0, (state.shared_response @ state.shared_inverse)[0, 1:])
+    prior[0] = (state.level[0, 0] + 0.5) / (state.weight[0] + 1)
+    assert shared[0] == pytest.approx(prior @ FEATURES.vector(requests(1)[0]), abs=0.1)
+    expected = np.linalg.solve(gram, response + left * penalties @ prior)
+    assert state.theta[0, 0] == pytest.approx(expected, abs=1e-8)
 
 
 def test_3_the_state_does_not_grow_with_the_answers():

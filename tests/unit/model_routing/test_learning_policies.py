@@ -151,7 +151,7 @@ def test_damaged_states_are_refused(name):
     damaged = [b"", b"[]", b"{}", routed.to_json(state)[:-20], other.to_json(other.initial())]
     damaged += [
         json.dumps({**whole, **change}).encode()
-        for change in ({"format": 2}, {"scorer": {}}, {"usage": {"m": {}}}, {"pacer": {}}, {"judged": [1]})
+        for change in ({"format": 1}, {"scorer": {}}, {"usage": {"m": {}}}, {"pacer": {}}, {"judged": [1]})
     ]
     for data in damaged:
         with pytest.raises(ValueError, match="state"):

@@ -33,12 +33,15 @@ _PRICE_SPAN = (1e-4, 1e5)
 """Quality per mean cost between which a price is searched."""
 _DEBT_HORIZONS_MAX = 10.0
 """Debts beyond are forgiven, so that one bad day does not starve a week."""
-_CREDIT_HORIZON_SHARE = 0.05
-"""Part of a horizon's budget that may be owed; without any credit something would always stay unspent."""
+_SAVINGS_REQUESTS_MAX = 25.0
+"""So many requests' budgets may be saved up, enough for one answer of a model that costs so much; what is not
+spent beyond is lost, so that a quiet hour does not pay for an expensive one."""
+_CREDIT_REQUESTS = 5.0
+"""So many requests' budgets may be owed; without any credit something would always stay unspent."""
 _EXPLORATION_BUDGET_SHARE = 0.05
 _TRIAL_BUDGET_SHARE = 0.2
-_NEVER = -1e9
-"""Score of a model on a request from before it was known."""
+_UNKNOWN = -1.0
+"""Share of a model's usual cost on a request from before the model was known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,9 @@ class PacedRow:
     scores: Numbers
     cost_usd: Numbers
     energy_j: Numbers
+    usual_usd: Numbers
+    """What their answers cost on the mean, as far as is known now."""
+    usual_j: Numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +82,8 @@ class PacerState:
 
     models: tuple[str, ...] = ()
     window: Numbers = field(default_factory=lambda: np.zeros((3, 0, 0)))
-    """Scores, money and energy, each by request and model."""
+    """Scores, and money and energy as shares of what was usual for the model, each by request and model. What
+    is usual now is put in when prices are set, so that the whole window follows a changed price at once."""
     accounts: Mapping[str, Account] = field(default_factory=dict)
 
 
@@ -104,17 +111,21 @@ class BudgetPacer:
         return Prices(usd=max(price.usd for price in paying), j=max(price.j for price in paying))
 
     def affordable(self, state: PacerState, tenant: str, need: Needs) -> NDArray[np.bool_]:
-        """Which candidates cost no more than budget and savings; the cheapest always."""
+        """Which candidates cost no more than budget and savings; the cheapest always.
+
+        A model that usually costs less than the budget is affordable on every request: its dearer answers are
+        what its cheaper ones save for.
+        """
         fits = np.ones(len(need.cost_usd), dtype=bool)
         for payer, budget in self._budgets(tenant):
             account = state.accounts.get(payer, Account())
-            for limit, saved, cost in (
-                (budget.usd_per_request, account.saved_usd, need.cost_usd),
-                (budget.j_per_request, account.saved_j, need.energy_j),
+            for limit, saved, cost, usual in (
+                (budget.usd_per_request, account.saved_usd, need.cost_usd, need.usual_usd),
+                (budget.j_per_request, account.saved_j, need.energy_j, need.usual_j),
             ):
                 if limit is not None:
-                    credit = _CREDIT_HORIZON_SHARE * self._config.horizon_requests * limit
-                    fits &= cost <= max(limit + max(saved + credit, 0.0), float(cost.min()))
+                    allowed = limit + max(saved + _CREDIT_REQUESTS * limit, 0.0)
+                    fits &= (usual <= limit) | (cost <= max(allowed, float(cost.min())))
         if not fits.any():  # what is cheapest in money is too dear in energy
             fits[int(np.argmin(need.cost_usd))] = True
         return fits
@@ -149,7 +160,10 @@ class BudgetPacer:
         for payer, budget in self._budgets(outcome.signals.tenant):
             account = self._booked(accounts.pop(payer, Account()), budget, outcome)
             if account.requests % _REQUESTS_PER_SOLUTION == 0:
-                account = replace(account, prices=_solved(account, budget, window, tendency, self._config))
+                prices = _solved(
+                    account, budget, window=window, row=row, tendency=tendency, config=self._config
+                )
+                account = replace(account, prices=prices)
             accounts[payer] = account
         while len(accounts) > self._config.tenants_max + 1:
             del accounts[next(payer for payer in accounts if payer != EVERYBODY)]
@@ -206,31 +220,41 @@ class BudgetPacer:
 
 
 def _saved(saved: float, limit: float | None, spent: float, horizon: int) -> float:
-    """Savings after one more request. They end at what a horizon may cost, debts at ten times that."""
+    """Savings after one more request; neither they nor debts grow without end."""
     if limit is None:
         return 0.0
-    return min(max(saved + limit - spent, -_DEBT_HORIZONS_MAX * horizon * limit), horizon * limit)
+    saved = max(saved + limit - spent, -_DEBT_HORIZONS_MAX * horizon * limit)
+    return min(saved, _SAVINGS_REQUESTS_MAX * limit)
 
 
 def _with_row(state: PacerState, row: PacedRow) -> Numbers:
     """The window with one more request, over the models that are known now."""
     kept = state.window[:, -_WINDOW + 1 :, :]
     if state.models != row.models:
-        moved = np.zeros((3, kept.shape[1], len(row.models)))
-        moved[0] = _NEVER
+        moved = np.full((3, kept.shape[1], len(row.models)), _UNKNOWN)
         for index, model in enumerate(row.models):
             if model in state.models:
                 moved[:, :, index] = kept[:, :, state.models.index(model)]
         kept = moved
-    latest = np.stack([row.scores, row.cost_usd, row.energy_j])[:, None, :]
-    return np.concatenate([kept, latest], axis=1)
+    shares = (_share(row.cost_usd, row.usual_usd), _share(row.energy_j, row.usual_j))
+    return np.concatenate([kept, np.stack([row.scores, *shares])[:, None, :]], axis=1)
+
+
+def _share(took: Numbers, usual: Numbers) -> Numbers:
+    return np.divide(took, usual, out=np.ones_like(took), where=usual > 0)
 
 
 def _solved(
-    account: Account, budget: BudgetConfig, window: Numbers, tendency: Tendency, config: BudgetsConfig
+    account: Account,
+    budget: BudgetConfig,
+    *,
+    window: Numbers,
+    row: PacedRow,
+    tendency: Tendency,
+    config: BudgetsConfig,
 ) -> Prices:
     """The prices at which the window would have cost what may be spent now; one price after the other."""
-    scores, usd, j = window
+    scores, usd, j = _as_now(window, row)
     prices = account.prices
     if budget.usd_per_request is not None:
         may_spend = budget.usd_per_request + account.saved_usd / config.horizon_requests
@@ -239,6 +263,18 @@ def _solved(
         may_spend = budget.j_per_request + account.saved_j / config.horizon_requests
         prices = replace(prices, j=_price(scores - prices.usd * usd, j, may_spend, tendency))
     return prices
+
+
+def _as_now(window: Numbers, row: PacedRow) -> Numbers:
+    """The window at today's prices; a model counts as usual on requests from before it was known."""
+    known = window[1] != _UNKNOWN
+    scores, usd, j = window
+    counts = known.sum(axis=0)
+    usual = np.where(known, scores, 0.0).sum(axis=0) / counts
+    scores = np.where(known, scores, usual)
+    return np.stack(
+        [scores, np.where(known, usd, 1.0) * row.usual_usd, np.where(known, j, 1.0) * row.usual_j]
+    )
 
 
 def _price(scores: Numbers, costs: Numbers, may_spend: float, tendency: Tendency) -> float:

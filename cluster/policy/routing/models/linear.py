@@ -19,11 +19,13 @@ from cluster.entities.model_routing import ModelSignals
 from cluster.policy.routing.models.features import FeatureMap
 from cluster.policy.routing.models.ridge_bank import (
     RidgeBank,
+    RidgeRules,
     bank_fields,
     bank_from,
     empty_bank,
+    fitted,
     learnt,
-    with_model,
+    unknown,
 )
 from cluster.policy.routing.models.scored import Example, Expected
 
@@ -42,9 +44,16 @@ class LinearScorer:
         self._rule: Rule = rule
         self._linear: LinearConfig = config.linear
         self._share = config.exploration_share
-        self._models_max = config.models_max
         self._features = features
         self._forgetting = 1.0 if rule == "ridge" else config.linear.forgetting
+        self._rules = RidgeRules(
+            size=features.size,
+            prior=np.array([config.linear.prior_quality]),
+            regularisation=config.linear.regularisation,
+            own_penalty=config.linear.own_penalty,
+            forgetting=self._forgetting,
+            models_max=config.models_max,
+        )
 
     @property
     def name(self) -> str:
@@ -58,7 +67,7 @@ class LinearScorer:
 
     def initial(self) -> RidgeBank:
         """Knows no model."""
-        return empty_bank(self._features.size, outputs=1)
+        return empty_bank(self._rules)
 
     def version(self, state: RidgeBank) -> int:
         """Judged answers."""
@@ -66,23 +75,15 @@ class LinearScorer:
 
     def fitted(self, examples: Sequence[Example]) -> RidgeBank:
         """The ridge over all examples, weighing at most as many answers as forgetting would have kept."""
-        state = self.initial()
         rows = np.array([self._features.vector(example.signals) for example in examples])
         kept = len(examples)
         if self._forgetting < 1:
             kept = min(kept, round(1 / (1 - self._forgetting)))
-        for model in sorted({model for example in examples for model in example.quality}):
-            state = self._with_model(state, model, self._constant())
-            index = state.models.index(model)
-            judged = np.array([model in example.quality for example in examples])
-            quality = np.array([example.quality[model] for example in examples if model in example.quality])
-            weight = min(1.0, kept / len(examples))
-            seen = rows[judged]
-            gram = self._linear.regularisation * np.eye(self._features.size) + weight * seen.T @ seen
-            state.inverse[index] = np.linalg.inv(gram)
-            state.response[index] += weight * quality @ seen
-            state.theta[index] = state.response[index] @ state.inverse[index]
-        return state
+        answers = {}
+        for model in {model for example in examples for model in example.quality}:
+            at = [row for row, example in enumerate(examples) if model in example.quality]
+            answers[model] = at, np.array([examples[row].quality[model] for row in at])
+        return fitted(self._rules, rows, answers, weight=kept / max(len(examples), 1))
 
     def expected(self, signals: ModelSignals, models: Sequence[str], state: RidgeBank) -> Expected:
         """θᵀx and the width of its posterior; a model without answers has the prior's."""
@@ -92,8 +93,8 @@ class LinearScorer:
         at = [rows[models[n]] for n in known]
         quality, width = np.zeros(len(models)), np.zeros(len(models))
         if len(known) < len(models):
-            quality[:] = self._prior(state) @ x
-            width[:] = np.sqrt(x @ x / self._linear.regularisation)
+            quality[:] = unknown(state, self._rules)[0] @ x
+            width[:] = np.sqrt(x @ (x / self._rules.own))
         quality[known] = (state.theta[:, 0] @ x)[at]
         if self._rule in ("linucb", "thompson"):
             growth = self._forgetting ** (state.touched - state.answers)
@@ -128,14 +129,7 @@ class LinearScorer:
     ) -> RidgeBank:
         """One more judged answer, in O(d²)."""
         del burden
-        return learnt(
-            self._with_model(state, model, self._prior(state)),
-            model,
-            self._features.vector(signals),
-            np.array([quality]),
-            forgetting=self._forgetting,
-            regularisation=self._linear.regularisation,
-        )
+        return learnt(state, self._rules, model, self._features.vector(signals), np.array([quality]))
 
     def fields(self, state: RidgeBank) -> dict[str, Any]:
         """For the disk."""
@@ -143,28 +137,7 @@ class LinearScorer:
 
     def from_fields(self, fields: dict[str, Any]) -> RidgeBank:
         """Read `fields`; features of another number are a ValueError."""
-        return bank_from(fields, self._features.size, outputs=1)
-
-    def _prior(self, state: RidgeBank) -> Numbers:
-        """θ of a model nothing is known of: the mean of the others, or a constant quality."""
-        if state.models:
-            return np.asarray(state.theta[:, 0].mean(axis=0))
-        return self._constant()
-
-    def _constant(self) -> Numbers:
-        """θ of the prior quality, whatever is asked."""
-        constant = np.zeros(self._features.size)
-        constant[0] = self._linear.prior_quality
-        return constant
-
-    def _with_model(self, state: RidgeBank, model: str, prior: Numbers) -> RidgeBank:
-        return with_model(
-            state,
-            model,
-            prior[None],
-            regularisation=self._linear.regularisation,
-            models_max=self._models_max,
-        )
+        return bank_from(fields, self._rules)
 
 
 def highest(scores: Numbers) -> Numbers:
@@ -185,9 +158,10 @@ def best_probabilities(means: Numbers, deviations: Numbers) -> Numbers:
     """
     deviations = np.maximum(deviations, _SURE)
     at = means[:, None] + deviations[:, None] * _NODES
-    below = ndtr((at[:, :, None] - means) / deviations)
+    # the other models first: a product over the first axis runs along memory
+    below = ndtr((at - means[:, None, None]) / deviations[:, None, None])
     own = np.arange(len(means))
-    below[own, :, own] = 1.0
-    chances = below.prod(axis=2) @ _NODE_WEIGHTS
+    below[own, own] = 1.0
+    chances = np.asarray(below.prod(axis=0) @ _NODE_WEIGHTS)
     total = float(chances.sum())
     return chances / total if total > 0 else highest(means)

@@ -4,7 +4,8 @@ Two factors per model, linear in the features, on what is expected of any reques
 predicted, or else on the mean of the latest answers. Learnt from every outcome, judged or not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from cluster.config.model_routing import ModelRoutingConfig
 from cluster.entities.model_routing import ModelOutcome, ModelSignals
 from cluster.policy.routing.models.features import FeatureMap
-from cluster.policy.routing.models.ridge_bank import RidgeBank, empty_bank, learnt, with_model
+from cluster.policy.routing.models.ridge_bank import RidgeBank, RidgeRules, bank_from, empty_bank, learnt
 from cluster.policy.routing.models.usage import COST, ENERGY, Usage
 
 Numbers = NDArray[np.float64]
@@ -27,13 +28,18 @@ class NeedsModel:
 
     def __init__(self, config: ModelRoutingConfig, features: FeatureMap) -> None:
         self._features = features
-        self._regularisation = config.linear.regularisation
-        self._forgetting = config.linear.forgetting
-        self._models_max = config.models_max
+        self._rules = RidgeRules(
+            size=features.size,
+            prior=np.zeros(OUTPUTS),
+            regularisation=config.linear.regularisation,
+            own_penalty=config.linear.own_penalty,
+            forgetting=config.linear.forgetting,
+            models_max=config.models_max,
+        )
 
     def initial(self) -> RidgeBank:
         """Every factor is 1."""
-        return empty_bank(self._features.size, OUTPUTS)
+        return empty_bank(self._rules)
 
     def factors(self, signals: ModelSignals, models: Sequence[str], state: RidgeBank) -> Numbers:
         """On money and on energy, one row per model."""
@@ -56,17 +62,8 @@ class NeedsModel:
             if usual > 0 and took > 0:
                 least, most = (share * usual for share in _FACTOR_SPAN)
                 excess[at] = min(max(took, least), most) / usual - 1
-        return learnt(
-            with_model(
-                state,
-                outcome.model,
-                np.zeros((OUTPUTS, self._features.size)),
-                regularisation=self._regularisation,
-                models_max=self._models_max,
-            ),
-            outcome.model,
-            self._features.vector(outcome.signals),
-            excess,
-            forgetting=self._forgetting,
-            regularisation=self._regularisation,
-        )
+        return learnt(state, self._rules, outcome.model, self._features.vector(outcome.signals), excess)
+
+    def from_fields(self, fields: Mapping[str, Any]) -> RidgeBank:
+        """Read `bank_fields`; features of another number are a ValueError."""
+        return bank_from(fields, self._rules)

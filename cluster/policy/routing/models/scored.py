@@ -18,8 +18,8 @@ from cluster.entities.reasons import Reason
 from cluster.policy.routing.models.budget_pacer import BudgetPacer, PacedRow, PacerState
 from cluster.policy.routing.models.chance import check_draw, drawn, with_uniform_share
 from cluster.policy.routing.models.features import FeatureMap
-from cluster.policy.routing.models.needs_model import OUTPUTS, NeedsModel
-from cluster.policy.routing.models.ridge_bank import RidgeBank, bank_fields, bank_from
+from cluster.policy.routing.models.needs_model import NeedsModel
+from cluster.policy.routing.models.ridge_bank import RidgeBank, bank_fields
 from cluster.policy.routing.models.state_json import decode_state, encode_state, entry
 from cluster.policy.routing.models.usage import (
     Needs,
@@ -124,7 +124,6 @@ class ScoredPolicy(Generic[StateT]):
     ) -> None:
         self._scorer = scorer
         self._needs = NeedsModel(config, features)
-        self._features_size = features.size
         self._goals = config.goals
         self._window = config.window_answers
         self._models_max = config.models_max
@@ -250,7 +249,7 @@ class ScoredPolicy(Generic[StateT]):
             scorer=self._scorer.from_fields(entry(fields, "scorer", dict)),
             judged=_judged_from(entry(fields, "judged", list)),
             usage=usage_from(entry(fields, "usage", dict), window=self._window),
-            needs=bank_from(entry(fields, "needs", dict), self._features_size, OUTPUTS),
+            needs=self._needs.from_fields(entry(fields, "needs", dict)),
             pacer=self._pacer.from_fields(entry(fields, "pacer", dict)),
         )
 
@@ -309,7 +308,14 @@ class ScoredPolicy(Generic[StateT]):
         need = needs(usage, known, self._needs.factors(outcome.signals, models, taken))
         found = self._scorer.expected(outcome.signals, models, scorer)
         scores = self._scores(outcome.signals.goal, found, need)
-        return PacedRow(models=models, scores=scores, cost_usd=need.cost_usd, energy_j=need.energy_j)
+        return PacedRow(
+            models=models,
+            scores=scores,
+            cost_usd=need.cost_usd,
+            energy_j=need.energy_j,
+            usual_usd=need.usual_usd,
+            usual_j=need.usual_j,
+        )
 
 
 def _judged_from(pairs: list[Any]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def encode_state(policy: str, fields: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,12 @@ Numbers = NDArray[np.float64]
 COST, ENERGY, SERVICE, TTFT = range(4)
 _MEASURES = 4
 _QUANTILES = (0.05, 0.95)
+_JUMP_ANSWERS = 4
+_JUMP_DEVIATIONS = 3.0
+_JUMP_LOG_MIN = 0.7
+"""So many answers in a row that lie, on the mean of their logarithms, so many standard deviations off those
+before, and at least so far: a price has changed, or the engine. The older answers are forgotten at once
+instead of being outlived."""
 _LOW, _HIGH = slice(_MEASURES, _MEASURES + 3), slice(_MEASURES + 3, _MEASURES + 6)
 _UNSEEN = np.concatenate([np.zeros(_MEASURES), np.full(3, np.inf), np.full(3, -np.inf)])
 
@@ -30,6 +36,8 @@ class ModelUsage:
 
     rows: Numbers
     count: int
+    lasting: int
+    """Of those answers, how many have come since money or energy last jumped; older ones are out of date."""
     summary: Numbers
     """Means of the row's measures, then the 5th percentiles of money, energy and time to the last token, then
     their 95th."""
@@ -48,6 +56,9 @@ class Needs:
 
     cost_usd: Numbers
     energy_j: Numbers
+    usual_usd: Numbers
+    """Of any request: the mean of what was seen, or what the caller predicts if that is more."""
+    usual_j: Numbers
     cost: Numbers
     energy: Numbers
     latency: Numbers
@@ -62,10 +73,11 @@ def with_outcome(usage: Usage, outcome: ModelOutcome, *, window: int, models_max
     # an answer that no meter caught is not free: it counts as the model's others
     energy_j = outcome.energy_j or (float(known.summary[ENERGY]) if known is not None else 0.0)
     rows[count % window] = (outcome.cost_usd, energy_j, after_first_s, outcome.ttft_s)
+    lasting = _lasting(rows, count + 1, known.lasting + 1 if known is not None else 1)
     models = {name: other for name, other in usage.models.items() if name != outcome.model}
     while len(models) >= models_max:
         del models[next(iter(models))]
-    models[outcome.model] = _summary(rows, count + 1)
+    models[outcome.model] = _summary(rows, count + 1, lasting)
     return Usage(models=models)
 
 
@@ -81,6 +93,7 @@ def needs(usage: Usage, candidates: Sequence[ModelCandidate], factors: Numbers |
     seen = np.array([_UNSEEN if one is None else one.summary for one in found])
     told = np.array([(candidate.cost_usd, candidate.energy_j, candidate.ttft_s) for candidate in candidates])
     expected = np.where(told > 0, told, seen[:, (COST, ENERGY, TTFT)])
+    usual = np.maximum(told, seen[:, (COST, ENERGY, TTFT)])
     expected[:, 2] += seen[:, SERVICE]
     if factors is not None:
         expected[:, :2] *= factors
@@ -92,6 +105,8 @@ def needs(usage: Usage, candidates: Sequence[ModelCandidate], factors: Numbers |
     return Needs(
         cost_usd=expected[:, 0],
         energy_j=expected[:, 1],
+        usual_usd=usual[:, 0],
+        usual_j=usual[:, 1],
         cost=scaled[:, 0],
         energy=scaled[:, 1],
         latency=scaled[:, 2],
@@ -101,7 +116,7 @@ def needs(usage: Usage, candidates: Sequence[ModelCandidate], factors: Numbers |
 def usage_fields(usage: Usage) -> dict[str, Any]:
     """For the state on disk."""
     return {
-        name: {"rows": found.rows, "count": found.count, "order": index}
+        name: {"rows": found.rows, "count": found.count, "lasting": found.lasting, "order": index}
         for index, (name, found) in enumerate(usage.models.items())
     }
 
@@ -117,15 +132,46 @@ def usage_from(fields: Mapping[str, Any], *, window: int) -> Usage:
     ordered = sorted(fields.items(), key=lambda item: entry(item[1], "order", int))
     return Usage(
         models={
-            name: _summary(array(found, "rows", (window, _MEASURES)), entry(found, "count", int))
+            name: _summary(
+                array(found, "rows", (window, _MEASURES)),
+                entry(found, "count", int),
+                entry(found, "lasting", int),
+            )
             for name, found in ordered
         }
     )
 
 
-def _summary(rows: Numbers, count: int) -> ModelUsage:
-    filled = rows[: min(count, len(rows))]
+def _latest(rows: Numbers, count: int, wanted: int) -> Numbers:
+    """The latest rows of a ring, oldest first."""
+    return np.asarray(rows[np.arange(count - min(wanted, count, len(rows)), count) % len(rows)])
+
+
+def _lasting(rows: Numbers, count: int, lasting: int) -> int:
+    """How many of the latest answers belong together: only the last few if those are of another kind."""
+    known = _latest(rows, count, lasting)[:, (COST, ENERGY)]
+    before, after = known[:-_JUMP_ANSWERS], known[-_JUMP_ANSWERS:]
+    if len(before) < _JUMP_ANSWERS:
+        return lasting
+    with np.errstate(divide="ignore"):
+        before, after = np.log(before), np.log(after)
+    for measure in range(2):
+        usual = before[:, measure]
+        if np.isfinite(usual).all() and np.isfinite(after[:, measure]).all():
+            moved = abs(float(after[:, measure].mean() - usual.mean()))
+            if moved > max(_JUMP_DEVIATIONS * float(usual.std()), _JUMP_LOG_MIN):
+                return _JUMP_ANSWERS
+    return lasting
+
+
+def _summary(rows: Numbers, count: int, lasting: int) -> ModelUsage:
+    filled = _latest(rows, count, lasting)
     shown = np.column_stack([filled[:, COST], filled[:, ENERGY], filled[:, SERVICE] + filled[:, TTFT]])
     ranked = np.sort(shown, axis=0)
     low, high = (ranked[round(share * (len(ranked) - 1))] for share in _QUANTILES)
-    return ModelUsage(rows=rows, count=count, summary=np.concatenate([filled.mean(axis=0), low, high]))
+    return ModelUsage(
+        rows=rows,
+        count=count,
+        lasting=min(lasting, len(rows)),
+        summary=np.concatenate([filled.mean(axis=0), low, high]),
+    )
