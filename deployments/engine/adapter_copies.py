@@ -61,7 +61,8 @@ class _Copies:
         # An expert's matrices are cut to this worker's share when they are added: not twice.
         self._keeps = not any("MoE" in type(module).__name__ for module in slots.modules.values())
         self._sizes = self._layer_sizes(slots) if self._keeps else {}
-        self._slots: QuickSlots | None = None
+        self._quick: QuickSlots | None = None
+        self._slots = slots
         self._manager._load_adapter = self._given  # noqa: SLF001
         self._manager.add_adapter = self._timed
         slots._create_merged_loras_inplace = self._merged_once  # noqa: SLF001
@@ -95,10 +96,9 @@ class _Copies:
 
     def quicken(self) -> None:
         """See `AdapterCopies`."""
-        if self._slots is None:
-            manager = self._manager._adapter_manager  # noqa: SLF001
+        if self._quick is None:
             on_cpu = self._manager.device.type == "cpu" and self._runner.model_config.enforce_eager
-            self._slots = QuickSlots(manager, on_cpu=on_cpu)
+            self._quick = QuickSlots(self._slots, on_cpu=on_cpu)
 
     def prepare(self, request: LoRARequest) -> None:
         """Read in a thread."""
@@ -153,7 +153,7 @@ class _Copies:
 
     def _timed(self, request: LoRARequest, leaving: Sequence[int] = ()) -> Any:
         """Called for every adapter of every step; it costs something only for a new one."""
-        if not leaving and request.lora_int_id in self._manager.list_adapters():
+        if not leaving and request.lora_int_id in self._slots.lora_index_to_id:
             return self._add(request)
         began_s = time.perf_counter()
         try:

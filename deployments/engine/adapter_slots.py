@@ -30,10 +30,8 @@ class QuickSlots:
         """
         self._untouched: set[int] = set()
         """Ids of the tensors of layers that hold nothing but zeros."""
-        self._adapters: Sequence[int | None] = manager.lora_index_to_id
-        layers = {id(layer): layer for layer in manager.modules.values()}.values()
-        for layer in layers:
-            _QuickLayer(layer, self._adapters, self._untouched)
+        for layer in {id(layer): layer for layer in manager.modules.values()}.values():
+            _QuickLayer(layer, manager.lora_index_to_id, self._untouched)
         if on_cpu:
             for kernels in manager.punica_wrapper_mapping.values():
                 for name, place in _SLOTS_ARGUMENT.items():
