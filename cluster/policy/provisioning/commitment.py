@@ -98,7 +98,7 @@ class Commitment:
     """Whether the power cap could not be met even with every pool at its minimum."""
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)  # 5 kB each
 def commit(program: Program) -> Commitment:
     """Solve a program. Equal programs have equal solutions; a solution exists for every program.
 
