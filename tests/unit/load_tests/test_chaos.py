@@ -1,11 +1,17 @@
 """What the chaos suite and the soak say of what they saw."""
 
-import pytest
+import shutil
+from itertools import groupby
 
+import pytest
+import yaml
+
+from cluster.config import parse_config
 from load_tests.chaos.__main__ import main
 from load_tests.chaos.cases import FAULTS
+from load_tests.chaos.kinds import KINDS
 from load_tests.chaos.load import Seen, judged
-from load_tests.soak import _rows
+from load_tests.soak import _SMALL_TABLES, _rows
 
 
 def _seen(at_s, ended_at_s, kind="ok", ttft_s=0.1, gap_s=0.02):
@@ -60,3 +66,23 @@ def test_an_unknown_case_is_refused_with_those_there_are(capsys):
         main(["--cases", "kill_nobody"])
     assert refused.value.code == 2
     assert "kill_decode" in capsys.readouterr().err
+
+
+def test_cases_of_one_kind_of_cluster_stand_together():
+    kinds = [kind for kind, _ in groupby(fault.kind for fault in FAULTS if not fault.ends_cluster)]
+    assert sorted(kinds) == sorted(set(kinds))
+    assert {fault.kind for fault in FAULTS} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_of_cluster_has_a_sound_configuration(kind):
+    cluster = KINDS[kind]()
+    try:
+        config = parse_config(yaml.safe_dump(cluster.config))
+        small = parse_config(yaml.safe_dump({**cluster.config, **_SMALL_TABLES}))
+    finally:
+        shutil.rmtree(cluster.folder)
+    assert len({model.partition(":")[0] for model in cluster.models} - set(config.models)) == 0
+    names = [model.partition(":")[2] for model in cluster.models if ":" in model]
+    assert set(names) == set(config.adapters.catalogue)
+    assert small.decision_log.memory_records_max < config.decision_log.memory_records_max
