@@ -121,6 +121,27 @@ class ForeignCluster:
             path.write_text("a-key-of-the-tests")
         return path.read_text()
 
+    def new_key(self, tenant: str) -> str:
+        """An API key."""
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "operators.cli.app"),
+                "keys",
+                "create",
+                tenant,
+                "-c",
+                "cluster.yaml",
+                "--json",
+            ],
+            cwd=self.working_dir,
+            env={**self.environment, "TIDEMILL_STATE": str(self.state)},
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        key: str = json.loads(done.stdout)["key"]
+        return key
+
     def replicas(self) -> dict[str, set[str]]:
         """Ids of replicas by pool, as the gateway knows them."""
         key = self.admin_key()
@@ -234,6 +255,37 @@ def test_what_it_was_told_wrong_is_said_by_the_job(foreign: ForeignCluster) -> N
     assert status != 0
     assert events[-1]["event"] == "error"
     assert "models" in events[-1]["message"] + " ".join(events[-1]["details"])
+
+
+def test_a_job_turns_tenants_on_and_a_limit_holds_over_all_routers(foreign: ForeignCluster) -> None:
+    config = yaml.safe_load(_CONFIG)
+    config["gateway"]["router_replicas"] = 2
+    config["tenants"] = {"enabled": True, "tenants": {"small": {"requests_per_minute": 12}, "large": {}}}
+    foreign.write(config)
+    status, events = foreign.submit("-c", "cluster.yaml")
+    assert status == 0, events
+    assert "gateway" in events[-1]["changed"]
+    keys = {tenant: foreign.new_key(tenant) for tenant in ("small", "large")}
+    body = {"model": "first", "prompt": "hello", "max_tokens": 2, "temperature": 1}
+
+    async def ask(http: httpx.AsyncClient, tenant: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {keys[tenant]}"} if tenant else {}
+        return await http.post(f"{foreign.url}/v1/completions", json=body, headers=headers)
+
+    async def all_at_once() -> tuple[httpx.Response, list[httpx.Response], list[httpx.Response]]:
+        async with httpx.AsyncClient(timeout=60) as http:
+            while (stranger := await ask(http, "")).status_code != 401:  # the router of before goes last
+                await asyncio.sleep(0.2)
+            small = asyncio.gather(*(ask(http, "small") for _ in range(40)))
+            return stranger, await small, await asyncio.gather(*(ask(http, "large") for _ in range(20)))
+
+    stranger, small, large = asyncio.run(asyncio.wait_for(all_at_once(), 90))
+    assert stranger.json()["error"]["code"] == "invalid_api_key"
+    assert Counter(answer.status_code for answer in small) == {200: 12, 429: 28}
+    refused = next(answer for answer in small if answer.status_code == 429)
+    assert 0 < int(refused.headers["retry-after"]) <= 61
+    assert refused.headers["x-ratelimit-limit-requests"] == "12"
+    assert {answer.status_code for answer in large} == {200}
 
 
 def test_down_leaves_the_cluster_and_nothing_of_ours(foreign: ForeignCluster) -> None:
