@@ -96,8 +96,7 @@ def _case(cluster: ChaosCluster, fault: Fault, options: argparse.Namespace, *, s
     except NoVictimError as error:
         load.stop()
         return {**row, "not_run": str(error)}
-    # What ends the cluster never recovers: nobody waits for that.
-    limit_s = options.seconds if fault.ends_cluster else _RECOVERY_MAX_S
+    limit_s = _RECOVERY_MAX_S if fault.recovers else options.seconds
     recovery_s = waited_s(recovered, timeout_s=limit_s)
     time.sleep(max(0.0, fault_at_s + options.seconds - time.monotonic()))
     seen = load.stop()

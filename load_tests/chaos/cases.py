@@ -61,6 +61,6 @@ FAULTS = (
         kind="redis",
         ends_cluster=True,
     ),
-    Fault(name="kill_gcs", hurt=killed(GCS), ends_cluster=True),
+    Fault(name="kill_gcs", hurt=killed(GCS), ends_cluster=True, recovers=False),
 )
 """In the order in which they are done: those of one kind of cluster together, what ends a cluster last."""

@@ -34,6 +34,8 @@ class Fault:
     """Takes back what would last."""
     ends_cluster: bool = False
     """Whether a new cluster is needed after it."""
+    recovers: bool = True
+    """Whether the cluster comes back from it by itself."""
     kind: str = "plain"
     """The cluster that it needs, of `kinds.KINDS`."""
 
