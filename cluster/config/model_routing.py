@@ -111,10 +111,6 @@ class LinearConfig(Section):
     regularisation: float = Field(default=3.0, gt=0)
     """Ridge penalty, in answers."""
 
-    own_penalty: float = Field(default=2.0, gt=0)
-    """Penalty on how requests tell a model's answers apart from the other models', as a multiple of
-    `regularisation`; what a request means for every model is learnt from all answers."""
-
     prior_quality: float = Field(default=0.5, ge=0, le=1)
     """Expected of every model before the first judged answer; later models start from the mean of those
     there are."""

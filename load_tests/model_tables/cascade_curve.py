@@ -2,13 +2,15 @@
 
 The judge says of every answer whether it is good, and is wrong with the given probability, independently. Its
 grade is the probability that the answer is good given the verdict, its error rate and what a ridge on the
-first half of the table expected of that prompt (Bayes), so that it is graded although the verdict is not. What
-an answer is expected to cost depends on the prompt, as in a router: learnt on the first half. The curve is
-drawn by the quality that a dollar must buy. Against it: each model always, the ridge that chooses
-before any answer is seen, and chance. A judge's own price is not counted.
+first half of the table expected of that prompt (Bayes), so that it is graded although the verdict is not.
+What an answer will cost is expected from the prompt as well, as in a router. The curve is drawn by the
+quality that a dollar must buy; where it passes the quality of the dearest model is read off between its
+points. Against it: each model always, the ridge that chooses before any answer is seen, and chance. A judge's
+own price is not counted.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ from load_tests.model_tables.table import Numbers, net_value
 JUDGE_ERRORS = (0.0, 0.1, 0.2, 0.3)
 _QUALITY_PER_USD_SPAN = (0.03, 1.0)
 """Quality per mean price of the dearest model between which the curve is drawn."""
-_POINTS = 9
+_POINTS = 11
 _FACTOR_SPAN = (0.1, 10.0)
 """Of an answer's usual price; what a ridge says beyond is no price."""
 _GOOD = 0.5
@@ -42,6 +44,7 @@ def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
         good = trial.test.quality >= _GOOD
         wrong = np.random.default_rng([trial.seed, 4]).random(good.shape) < error
         grades = _grades(expected, good ^ wrong, error)
+        curve: list[Row] = []
         for point, price in enumerate(prices, 1):
             config = CascadeConfig(
                 models_max=min(len(trial.test.models), 8),
@@ -51,7 +54,21 @@ def cascade(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
                 sigma_after=max(0.45 * (error * (1 - error)) ** 0.5, 0.02),
             )
             found = _along(trial, config, expected=expected, grades=grades, expected_usd=expected_usd)
-            yield {**found, "judge_error": error, "point": point}
+            curve.append({**found, "judge_error": error, "point": point})
+        reached = _cost_at(trial, curve)
+        yield from ({**found, **reached} for found in curve)
+
+
+def _cost_at(trial: Trial, curve: Sequence[Row]) -> Row:
+    """Share of its cost at which the curve reaches the dearest model's quality, if it does."""
+    wanted = float(trial.test.quality[:, np.argmax(trial.test.cost_usd.mean(axis=0))].mean())
+    rising = sorted(curve, key=lambda found: float(found["cost_over_dearest"]))
+    for below, above in pairwise(rising):
+        if below["quality"] < wanted <= above["quality"]:
+            share = (wanted - below["quality"]) / (above["quality"] - below["quality"])
+            gap = above["cost_over_dearest"] - below["cost_over_dearest"]
+            return {"cost_over_dearest_at_its_quality": below["cost_over_dearest"] + share * gap}
+    return {}
 
 
 def _along(
@@ -121,7 +138,7 @@ def _foreseen(trial: Trial, known: Numbers) -> Numbers:
         size=features.size,
         prior=np.array([known.mean()]),
         regularisation=config.linear.regularisation,
-        own_penalty=config.linear.own_penalty,
+        own_penalty=1.0,
         forgetting=1.0,
         models_max=len(trial.fit.models),
     )

@@ -101,6 +101,38 @@ def test_what_costs_more_than_budget_and_savings_is_not_affordable():
     assert choice.propensities == {"cheap": 1.0, "dear": 0.0}
 
 
+def test_a_model_that_usually_fits_the_budget_is_affordable_in_debt_too():
+    """Else one dear answer sends the next dozen requests to the worst model."""
+    routed = policy("ridge", budgets={"usd_per_request": 1e-4}, exploration_share=0.0, trial_share=0.0)
+    state = routed.initial()
+    for model, quality, cost_usd in (("cheap", 0.2, 1e-5), ("middle", 0.9, 9e-5)) * 8:
+        state = routed.learn(state, outcome(model, quality, cost_usd=cost_usd), now_s=0.0)
+    state = routed.learn(state, outcome("dear", 0.9, cost_usd=2e-3), now_s=0.0)
+    assert state.pacer.accounts[""].saved_usd < -5 * 1e-4
+    usual = routed.choose(signals(), candidates(), state, now_s=0.0, draw=0.5)
+    assert usual.propensities == {"cheap": 0.0, "middle": 1.0, "dear": 0.0}
+
+
+def test_what_is_saved_in_a_quiet_time_pays_for_little_later():
+    routed = policy("ridge", budgets={"usd_per_request": 1e-4})
+    state = routed.initial()
+    for _ in range(400):
+        state = routed.learn(state, outcome("cheap", 0.2, cost_usd=1e-6), now_s=0.0)
+    assert state.pacer.accounts[""].saved_usd == pytest.approx(40 * 1e-4)
+
+
+def test_a_raised_price_is_paid_only_a_few_times():
+    routed = policy("ridge", budgets={"usd_per_request": 3e-4}, exploration_share=0.0)
+    world = World(quality={"cheap": (0.3, 0.3), "middle": (0.6, 0.6), "dear": (0.9, 0.9)})
+    world.cost_usd["dear"] = 2e-4
+    _, _, before, state = world.run(routed, 300)
+    world.cost_usd["dear"] = 6e-3
+    _, spent, after, _ = world.run(routed, 300, seed=1, state=state)
+    assert before[100:].count("dear") > 180
+    assert after.count("dear") < 20
+    assert spent <= 1.05 * 3e-4
+
+
 def test_savings_make_it_affordable_again():
     routed = policy("ridge", budgets={"usd_per_request": 1e-4}, exploration_share=0.0)
     state = routed.initial()

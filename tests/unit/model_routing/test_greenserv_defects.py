@@ -35,7 +35,7 @@ def test_1_every_band_of_complexity_has_a_dimension_of_its_own():
 
 def test_2_the_posterior_is_as_wide_as_bayes_rule_says():
     noise, strength = 0.25, 2.0
-    thompson = scorer("thompson", noise=noise, regularisation=strength, own_penalty=1.0, forgetting=1.0)
+    thompson = scorer("thompson", noise=noise, regularisation=strength, forgetting=1.0)
     asked = requests(30)
     state = thompson.initial()
     chance = np.random.default_rng(1)
@@ -59,8 +59,8 @@ def test_2_the_chance_of_being_best_is_what_sampling_the_posterior_gives():
 
 @pytest.mark.parametrize("forgetting", [1.0, 0.995])
 def test_3_the_updated_inverse_is_the_inverse(forgetting):
-    linucb = scorer("linucb", forgetting=forgetting, regularisation=1.0, own_penalty=2.0)
-    penalties = np.diag([1.0] + [2.0] * (FEATURES.size - 1))
+    linucb = scorer("linucb", forgetting=forgetting, regularisation=1.0)
+    penalties = np.eye(FEATURES.size)
     asked = requests(400)
     state = linucb.initial()
     gram, response, left = penalties.copy(), np.zeros(FEATURES.size), 1.0

@@ -5,10 +5,24 @@ import json
 import numpy as np
 import pytest
 
+from cluster.config.model_routing import FeaturesConfig, ModelRoutingConfig
 from cluster.entities.model_routing import Goal
 from cluster.entities.reasons import Reason
-from tests.unit.model_routing.world import MODELS, World, candidates, outcome, policy, signals, unit
+from cluster.policy.routing.models.features import FeatureMap
+from cluster.policy.routing.models.needs_model import NeedsModel
+from cluster.policy.routing.models.usage import Usage, needs, with_outcome
+from tests.unit.model_routing.world import (
+    CATEGORIES,
+    MODELS,
+    World,
+    candidates,
+    outcome,
+    policy,
+    signals,
+    unit,
+)
 
+FEATURES = FeatureMap.over(FeaturesConfig(), CATEGORIES)
 LEARNING = ("cluster", "ridge", "linucb", "thompson", "epsilon", "pheromone")
 
 
@@ -53,6 +67,51 @@ def test_a_model_that_is_gone_is_not_chosen():
     _, _, _, state = world.run(routed, 200)
     _, _, chosen, _ = world.run(routed, 100, seed=1, state=state, models=("cheap", "middle"))
     assert set(chosen) <= {"cheap", "middle"}
+
+
+def test_what_a_prompt_means_for_every_model_is_learnt_from_all_of_them():
+    """Three models that fail at mathematics say of a fourth what it has not shown itself."""
+    routed = policy("linucb", exploration_share=0.0)
+    state = routed.initial()
+    for _ in range(40):
+        for model in ("a", "b", "c"):
+            for category, quality in (("code", 0.9), ("math", 0.1)):
+                state = routed.learn(state, outcome(model, quality, signals(category)), now_s=0.0)
+    for _ in range(3):
+        state = routed.learn(state, outcome("d", 0.9, signals("code")), now_s=0.0)
+    found = {
+        category: routed.expected_quality(signals(category), ["d", "unheard of"], state)
+        for category in ("code", "math")
+    }
+    for model in ("d", "unheard of"):
+        assert found["code"][model] - found["math"][model] > 0.3
+
+
+def test_a_prompt_that_makes_one_model_talk_is_expected_to_make_another_talk():
+    routed = policy("linucb")
+    state = routed.initial()
+    for at in range(120):
+        category = ("code", "math")[at % 2]
+        cost_usd = {"code": 1e-4, "math": 4e-4}[category]
+        state = routed.learn(state, outcome("a", 0.5, signals(category), cost_usd=cost_usd), now_s=0.0)
+    for _ in range(4):
+        state = routed.learn(state, outcome("b", 0.5, signals("code"), cost_usd=1e-3), now_s=0.0)
+    factors = {
+        category: NeedsModel(ModelRoutingConfig(), FEATURES).factors(signals(category), ["b"], state.needs)
+        for category in ("code", "math")
+    }
+    assert factors["math"][0, 0] > 1.5 * factors["code"][0, 0]
+
+
+def test_a_changed_price_is_known_after_four_answers():
+    usage = Usage()
+    for at in range(40):
+        usage = with_outcome(usage, outcome("m", cost_usd=(1e-3, 2e-3)[at % 2]), window=64, models_max=4)
+    assert needs(usage, candidates("m")).cost_usd[0] == pytest.approx(1.5e-3)
+    for _ in range(4):
+        usage = with_outcome(usage, outcome("m", cost_usd=3e-2), window=64, models_max=4)
+    assert needs(usage, candidates("m")).cost_usd[0] == pytest.approx(3e-2)
+    assert usage.models["m"].count == 44
 
 
 def test_one_bad_first_answer_is_not_the_last():

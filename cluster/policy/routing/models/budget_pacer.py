@@ -33,9 +33,12 @@ _PRICE_SPAN = (1e-4, 1e5)
 """Quality per mean cost between which a price is searched."""
 _DEBT_HORIZONS_MAX = 10.0
 """Debts beyond are forgiven, so that one bad day does not starve a week."""
-_SAVINGS_REQUESTS_MAX = 25.0
+_SAVINGS_REQUESTS_MAX = 40.0
 """So many requests' budgets may be saved up, enough for one answer of a model that costs so much; what is not
 spent beyond is lost, so that a quiet hour does not pay for an expensive one."""
+_SAVINGS_HORIZON_SHARE = 0.25
+"""Savings are spent sooner than debts are paid. Quality is concave in what may be spent: a little more buys a
+little more, but a little less may mean the model that nobody would choose freely."""
 _CREDIT_REQUESTS = 5.0
 """So many requests' budgets may be owed; without any credit something would always stay unspent."""
 _EXPLORATION_BUDGET_SHARE = 0.05
@@ -257,12 +260,17 @@ def _solved(
     scores, usd, j = _as_now(window, row)
     prices = account.prices
     if budget.usd_per_request is not None:
-        may_spend = budget.usd_per_request + account.saved_usd / config.horizon_requests
+        may_spend = budget.usd_per_request + _beyond(account.saved_usd, config.horizon_requests)
         prices = replace(prices, usd=_price(scores - prices.j * j, usd, may_spend, tendency))
     if budget.j_per_request is not None:
-        may_spend = budget.j_per_request + account.saved_j / config.horizon_requests
+        may_spend = budget.j_per_request + _beyond(account.saved_j, config.horizon_requests)
         prices = replace(prices, j=_price(scores - prices.usd * usd, j, may_spend, tendency))
     return prices
+
+
+def _beyond(saved: float, horizon: int) -> float:
+    """What the next request may cost beyond the budget; less than nothing where something is owed."""
+    return saved / (horizon if saved < 0 else _SAVINGS_HORIZON_SHARE * horizon)
 
 
 def _as_now(window: Numbers, row: PacedRow) -> Numbers:

@@ -50,7 +50,7 @@ class LinearScorer:
             size=features.size,
             prior=np.array([config.linear.prior_quality]),
             regularisation=config.linear.regularisation,
-            own_penalty=config.linear.own_penalty,
+            own_penalty=1.0,
             forgetting=self._forgetting,
             models_max=config.models_max,
         )

@@ -19,6 +19,8 @@ from cluster.policy.routing.models.usage import COST, ENERGY, Usage
 Numbers = NDArray[np.float64]
 
 OUTPUTS = 2
+_OWN_PENALTY = 3.0
+"""A prompt that makes one model talk makes the others talk: more of it is shared than of their quality."""
 _FACTOR_SPAN = (0.1, 10.0)
 """Beyond, a factor is an accident rather than a property of the request."""
 
@@ -32,7 +34,7 @@ class NeedsModel:
             size=features.size,
             prior=np.zeros(OUTPUTS),
             regularisation=config.linear.regularisation,
-            own_penalty=config.linear.own_penalty,
+            own_penalty=_OWN_PENALTY,
             forgetting=config.linear.forgetting,
             models_max=config.models_max,
         )

@@ -23,9 +23,9 @@ _QUANTILES = (0.05, 0.95)
 _JUMP_ANSWERS = 4
 _JUMP_DEVIATIONS = 3.0
 _JUMP_LOG_MIN = 0.7
-"""So many answers in a row that lie, on the mean of their logarithms, so many standard deviations off those
-before, and at least so far: a price has changed, or the engine. The older answers are forgotten at once
-instead of being outlived."""
+"""So many answers in a row whose logarithms lie so many standard deviations off those before on the mean, and
+at least so far, each of them half as far: a price has changed, or the engine. The older answers are forgotten
+at once instead of being outlived."""
 _LOW, _HIGH = slice(_MEASURES, _MEASURES + 3), slice(_MEASURES + 3, _MEASURES + 6)
 _UNSEEN = np.concatenate([np.zeros(_MEASURES), np.full(3, np.inf), np.full(3, -np.inf)])
 
@@ -158,8 +158,9 @@ def _lasting(rows: Numbers, count: int, lasting: int) -> int:
     for measure in range(2):
         usual = before[:, measure]
         if np.isfinite(usual).all() and np.isfinite(after[:, measure]).all():
-            moved = abs(float(after[:, measure].mean() - usual.mean()))
-            if moved > max(_JUMP_DEVIATIONS * float(usual.std()), _JUMP_LOG_MIN):
+            moved = after[:, measure] - usual.mean()
+            far = max(_JUMP_DEVIATIONS * float(usual.std()), _JUMP_LOG_MIN)
+            if abs(float(moved.mean())) > far and (moved > far / 2).all() != (moved < -far / 2).all():
                 return _JUMP_ANSWERS
     return lasting
 
