@@ -193,7 +193,9 @@ def shipped(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The default cluster: real vLLM engines, one prefill and one decode replica on the CPU."""
-    yield from running(shipped("local.yaml"), tmp_path_factory.mktemp("local"))
+    config = shipped("local.yaml")
+    config["pools"]["prefill-cpu"]["engine"]["kv_lease_s"] = 15  # a test waits until one has run out
+    yield from running(config, tmp_path_factory.mktemp("local"))
 
 
 @pytest.fixture(scope="module")

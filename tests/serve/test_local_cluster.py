@@ -286,7 +286,7 @@ def test_blocks_of_a_ticket_that_nobody_redeems_are_freed(local: Any) -> None:
     answer = httpx.post(f"{prefill}/v1/completions", json=body, timeout=60).json()
     assert answer["kv_transfer_params"]["remote_block_ids"][0]
     assert _gauges(prefill)["kv_cache_usage_perc"] > 0
-    # The lease (kv_lease_s: 30) and one health check, which makes the engine look.
+    # The lease (kv_lease_s: 15) and one health check, which makes the engine look.
     local.wait_for("the blocks", lambda: _gauges(prefill)["kv_cache_usage_perc"] == 0, 50)
 
 
