@@ -7,7 +7,7 @@ import threading
 import psutil
 
 from load_tests.chaos.cluster import ChaosCluster
-from load_tests.chaos.faults import DECODE, GCS, NoVictimError, Recovered, fleet_whole, victims
+from load_tests.chaos.faults import DECODE, GCS, NoVictimError, Recovered, fleet_whole, killed, victims
 
 _RAYLET = "raylet/raylet"
 _NODE_ID = "--node_id="
@@ -77,24 +77,22 @@ def control_store_killed_and_restarted(cluster: ChaosCluster) -> Recovered:
     """`kill -9` of GCS, which somebody starts again after a while with the tables that Redis has.
 
     On Kubernetes that is the operator's business. Here it is done by hand, and the process that would end
-    the whole head because a part of it has died is stopped meanwhile. Whole again: the pool can be resized.
+    the whole head because a part of it has died is stopped meanwhile. Whole again: a decode replica that is
+    killed after its return has been replaced.
     """
     (store,) = victims(cluster, GCS)
     command, environment = store.cmdline(), store.environ()
     for watching in victims(cluster, "ray.scripts.scripts start"):
         watching.suspend()
-    wanted = len(cluster.matching(DECODE)) + 1
     store.kill()
     threading.Timer(_GCS_AWAY_S, _start, (command, environment)).start()
-    asked = False
+    replaced: Recovered | None = None
 
     def recovered() -> bool:
-        nonlocal asked
-        if not asked:
-            cluster.scale("decode", wanted)
-            asked = True
-        known = [replica for replica in cluster.fleet()["replicas"] if replica["pool"] == "decode"]
-        return len(known) >= wanted
+        nonlocal replaced
+        if replaced is None and cluster.matching(GCS):
+            replaced = killed(DECODE)(cluster)
+        return replaced is not None and replaced()
 
     return recovered
 
