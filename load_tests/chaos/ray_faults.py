@@ -90,7 +90,7 @@ def control_store_killed_and_restarted(cluster: ChaosCluster) -> Recovered:
 
     def recovered() -> bool:
         nonlocal replaced
-        if replaced is None and cluster.matching(GCS):
+        if replaced is None and any(found.pid != store.pid for found in cluster.matching(GCS)):
             replaced = killed(DECODE)(cluster)
         return replaced is not None and replaced()
 
