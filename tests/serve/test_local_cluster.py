@@ -7,6 +7,7 @@ to come back.
 import asyncio
 import gzip
 import json
+import os
 import re
 import signal
 import time
@@ -27,7 +28,8 @@ from tests.serve.prometheus import exposed, needs_prometheus, watching
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 _MODEL = "smollm2-135m-instruct"
-_PROMPTS_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts"
+_PROMPTS_VARIABLE = "TIDEMILL_GSM8K"
+"""Names a file of questions, gsm8k_test.jsonl.gz."""
 
 
 @pytest.fixture
@@ -35,10 +37,10 @@ def client(local: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{local.url}/v1", api_key="test", max_retries=0, timeout=120)
 
 
-def _shared_prompts() -> list[str]:
-    path = _PROMPTS_FOLDER / "gsm8k_test.jsonl.gz"
-    if not path.exists():
-        return []
+def _gsm8k() -> list[str]:
+    path = os.environ.get(_PROMPTS_VARIABLE)
+    if not path:
+        pytest.skip(f"{_PROMPTS_VARIABLE} is not set; the prompts written here are tested all the same")
     with gzip.open(path, "rt") as lines:
         return [json.loads(next(lines))["question"] for _ in range(20)]
 
@@ -111,9 +113,7 @@ def test_the_engines_tell_of_their_prefix_caches(local: Any) -> None:
 @pytest.mark.parametrize("source", ["written here", "gsm8k"])
 def test_greedy_text_is_that_of_a_single_engine_on_both_paths(local: Any, source: str) -> None:
     """The prefill engine, asked alone for the whole answer, is the single engine."""
-    questions = QUESTIONS if source == "written here" else _shared_prompts()
-    if not questions:
-        pytest.skip(f"{_PROMPTS_FOLDER} is not there; the prompts written here are tested all the same")
+    questions = QUESTIONS if source == "written here" else _gsm8k()
     alone = local.replicas("prefill")[0]["url"]
     paths: Counter[str] = Counter()
     for number, question in enumerate(questions):
