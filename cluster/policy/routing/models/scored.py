@@ -33,6 +33,8 @@ from cluster.policy.routing.models.usage import (
 StateT = TypeVar("StateT")
 Numbers = NDArray[np.float64]
 
+_DOUBT = 2.0
+"""By how much the mean of n answers may mislead: this over the root of n, as a share of it."""
 _UNJUDGED_PER_TRIAL = 10
 """Where few answers are judged, a trial ends after so many times the answers that should have been."""
 
@@ -274,7 +276,9 @@ class ScoredPolicy(Generic[StateT]):
         within = Expected(quality=found.quality[affordable], width=found.width[affordable])
         chances = np.zeros(len(models))
         chances[affordable] = with_uniform_share(self._scorer.chances(paced[affordable], within), share)
-        untried = affordable & np.array([self._is_untried(model, state) for model in models])
+        untried = np.array([self._is_untried(model, state) for model in models])
+        if untried.any():
+            untried &= self._pacer.affordable(state.pacer, tenant, _at_least(need, models, state.usage))
         if not untried.any():
             return chances
         trial = self._pacer.trial_share(self._trial_share, tenant, need, untried)
@@ -316,6 +320,13 @@ class ScoredPolicy(Generic[StateT]):
             usual_usd=need.usual_usd,
             usual_j=need.usual_j,
         )
+
+
+def _at_least(need: Needs, models: Sequence[str], usage: Usage) -> Needs:
+    """What answers may take if those seen were unluckily long: one freak must not end a model's trial."""
+    counts = np.array([usage.models[model].count if model in usage.models else np.inf for model in models])
+    doubt = 1 + _DOUBT / np.sqrt(counts)
+    return replace(need, cost_usd=need.cost_usd / doubt, energy_j=need.energy_j / doubt)
 
 
 def _judged_from(pairs: list[Any]) -> dict[str, int]:
