@@ -24,6 +24,7 @@ class RedisCluster(ChaosCluster):
     def __init__(self) -> None:
         """Prepare."""
         (self._redis_port,) = free_ports(1)
+        self._redis: subprocess.Popen[bytes] | None = None
         super().__init__(CONFIG, environment={"RAY_REDIS_ADDRESS": f"127.0.0.1:{self._redis_port}"})
 
     def start(self) -> None:
@@ -32,8 +33,7 @@ class RedisCluster(ChaosCluster):
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self._redis_port), "--save", ""]
         with log.open("wb") as out:
             try:
-                # It has the cluster's mark in its environment, so that it is stopped with it.
-                subprocess.Popen(  # noqa: S603 - our own command
+                self._redis = subprocess.Popen(  # noqa: S603 - our own command
                     command,
                     cwd=self.folder,
                     env=self.environment,
@@ -44,11 +44,19 @@ class RedisCluster(ChaosCluster):
             except FileNotFoundError:
                 raise ClusterError("redis-server is not installed") from None
         deadline_s = time.monotonic() + _REDIS_START_S
-        while "Ready to accept connections" not in log.read_text(errors="replace"):
+        while "Ready to accept connections" not in (said := log.read_text(errors="replace")):
             if time.monotonic() > deadline_s:
-                raise ClusterError(f"Redis did not come up: {log.read_text(errors='replace')[-500:]}")
+                self.stop()
+                raise ClusterError(f"Redis did not come up: {said[-500:]}")
             time.sleep(0.1)
         super().start()
+
+    def stop(self) -> None:
+        """See the base class; Redis last, which writes its title over the mark in its environment."""
+        super().stop()
+        if self._redis is not None:
+            self._redis.kill()
+            self._redis.wait()
 
 
 class NodesCluster(ChaosCluster):
