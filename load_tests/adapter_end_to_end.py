@@ -30,10 +30,10 @@ import yaml
 from deployments.adapter_pager.files import WEIGHTS_FILE
 from deployments.engine.adapter_making import made_adapters
 from deployments.engine.weights import default_cache_dir
-from load_tests import adapter_faults
-from load_tests.adapter_engine import KINDS, REPORT_PATH
-from load_tests.adapter_faults import Bench
-from load_tests.adapter_trace import Answer, replay, trace
+from load_tests.paged_engine import faults
+from load_tests.paged_engine.engine import KINDS, REPORT_PATH
+from load_tests.paged_engine.faults import Bench
+from load_tests.paged_engine.trace import Answer, replay, trace
 from load_tests.record import circumstances
 
 _EDGE = Path(__file__).parents[1] / "configs" / "edge.yaml"
@@ -56,7 +56,7 @@ class Engines:
         log = self._folder / f"{kind}.log"
         out = self._folder / f"{kind}.out"
         state = self._folder / "state"
-        command = [sys.executable, "-m", "load_tests.adapter_engine", kind, str(self._config)]
+        command = [sys.executable, "-m", "load_tests.paged_engine.engine", kind, str(self._config)]
         with log.open("ab") as errors, out.open("wb") as lines:
             self._running = subprocess.Popen(  # noqa: ASYNC220, S603 - our own module
                 [*command, "--state", str(state)],
@@ -213,14 +213,14 @@ async def _call_s(url: str) -> float:
 
 async def _fault_rows(engines: Engines, bench: Bench, seed: int) -> AsyncIterator[dict[str, Any]]:
     for case in (
-        adapter_faults.all_slots_busy,
-        adapter_faults.load_fails,
-        adapter_faults.corrupt_file,
-        adapter_faults.removed_in_flight,
+        faults.all_slots_busy,
+        faults.load_fails,
+        faults.corrupt_file,
+        faults.removed_in_flight,
     ):
         found = await case(bench)
         yield {"case": f"fault-{case.__name__}", "policy": "pager", "seed": seed, **found}
-    found = await adapter_faults.engine_killed(bench, lambda: engines.start("pager"))
+    found = await faults.engine_killed(bench, lambda: engines.start("pager"))
     yield {"case": "fault-engine_killed", "policy": "pager", "seed": seed, **found}
 
 

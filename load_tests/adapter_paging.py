@@ -21,12 +21,12 @@ import numpy as np
 
 from cluster.config.paging import PagingPolicyName
 from load_tests.adapter_decisions import decision_rows
-from load_tests.adapter_paging_cases import CASES, POLICIES, entries
-from load_tests.adapter_paging_oracles import belady_value, effective, static_values
-from load_tests.adapter_paging_report import recovery_requests, slopes, summary, table
-from load_tests.adapter_paging_run import Outcome, run
-from load_tests.adapter_paging_world import Numbers, world
 from load_tests.arguments import bounded
+from load_tests.paging.cases import CASES, POLICIES, entries
+from load_tests.paging.oracles import belady_value, effective, static_values
+from load_tests.paging.report import recovery_requests, slopes, summary, table
+from load_tests.paging.run import Outcome, run
+from load_tests.paging.world import Numbers, world
 from load_tests.record import circumstances
 
 _SLOPE_CASE = "stationary_c0.3"

@@ -213,7 +213,7 @@ async def bench(config_path: Path, config: TidemillConfig, arguments: list[str],
     model = config.default_model
     start_timeout_s = config.local_cluster.start_timeout_s
     async with cluster(config_path, admin_key=admin_key, start_timeout_s=start_timeout_s) as process:
-        deploy = ("load_tests.deploy_handles", "--config", str(config_path))
+        deploy = ("load_tests.handles.deploy", "--config", str(config_path))
         await run_module(*deploy, environment=cluster_environment(process), timeout_s=_DEPLOY_TIMEOUT_S)
         for prefix in (*_PIPELINES, ""):
             await wait_for_answer(gateway + prefix, model)

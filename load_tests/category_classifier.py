@@ -27,12 +27,12 @@ from cluster.policy.routing.models.categories import (
     classify,
 )
 from load_tests.arguments import bounded
-from load_tests.category_report import at_threshold, by_category, confusion, overall, reliability
-from load_tests.category_transfer import transfer
-from load_tests.code_prompts import CODE_PROMPTS
 from load_tests.embeddings import embed, to_stderr
-from load_tests.logistic_regression import Indices, Numbers, fit, sharpness
 from load_tests.record import circumstances
+from load_tests.signals.category_report import at_threshold, by_category, confusion, overall, reliability
+from load_tests.signals.category_transfer import transfer
+from load_tests.signals.code_prompts import CODE_PROMPTS
+from load_tests.signals.logistic_regression import Indices, Numbers, fit, sharpness
 
 _FOLDS = 5
 _PENALTIES = (4e-5, 2.5e-5, 1.5e-5, 1e-5)

@@ -30,7 +30,7 @@ from load_tests.client import Outcome, StreamClient, Target, parse_target
 from load_tests.open_loop import Due, drive
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
-from load_tests.replay_figures import Done, Slo, rows
+from load_tests.replaying.figures import Done, Slo, rows
 
 CONFIG = Path(__file__).parent / "configs" / "disaggregation.yaml"
 WAYS = ("combined", "always", "conditional")

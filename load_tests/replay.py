@@ -24,8 +24,8 @@ from load_tests.client import Outcome, StreamClient, Target
 from load_tests.open_loop import DURATION_MAX_S, REQUESTS_MAX, Due, drive
 from load_tests.prompts import prompt_of_blocks, unique_prompt
 from load_tests.record import append_result, circumstances
-from load_tests.replay_figures import Done, Slo, rows
-from load_tests.replay_report import write_report
+from load_tests.replaying.figures import Done, Slo, rows
+from load_tests.replaying.report import write_report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

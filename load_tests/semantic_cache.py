@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from load_tests.arguments import bounded
-from load_tests.cache_baselines import GPTCACHE_THRESHOLD, CachePolicy, PerEntry, Static, Vectors, judge_of
-from load_tests.cache_curves import curve_rows, ratio_rows
-from load_tests.cache_replay import replay, tier_config, tier_policy
-from load_tests.cache_streams import Prompt, in_order, sample
+from load_tests.caching.baselines import GPTCACHE_THRESHOLD, CachePolicy, PerEntry, Static, Vectors, judge_of
+from load_tests.caching.curves import curve_rows, ratio_rows
+from load_tests.caching.stream_replay import replay, tier_config, tier_policy
+from load_tests.caching.streams import Prompt, in_order, sample
 from load_tests.embeddings import embed, to_stderr
 from load_tests.record import circumstances
 

@@ -32,10 +32,10 @@ from cluster.policy.semantic_cache.tier import SemanticQuery, SemanticTier
 from deployments.encoder.graph_index import GraphIndex
 from deployments.encoder.minilm import DIMENSIONS, MiniLm
 from load_tests.arguments import bounded
+from load_tests.caching.disk import on_disk
+from load_tests.caching.entries import NEAR, PARTITION, Vectors, around, entry, text_of, unit
 from load_tests.embeddings import to_stderr
 from load_tests.record import circumstances
-from load_tests.semantic_disk import on_disk
-from load_tests.semantic_entries import NEAR, PARTITION, Vectors, around, entry, text_of, unit
 
 _ENCODED = 64
 _SCAN_MAX = 8_192

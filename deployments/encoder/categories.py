@@ -2,7 +2,7 @@
 
 On the questions of MMLU-Pro (TIGER-AI-Lab, Apache-2.0), and on prompts of HumanEval (OpenAI, MIT), MBPP
 (Google Research, CC-BY-4.0), IFEval (Google Research, Apache-2.0), MT-Bench (lm-sys, Apache-2.0), CLINC150
-(clinc, CC-BY-3.0) and `load_tests/code_prompts.py`. None of their texts is in the file.
+(clinc, CC-BY-3.0) and `load_tests/signals/code_prompts.py`. None of their texts is in the file.
 """
 
 from pathlib import Path

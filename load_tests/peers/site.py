@@ -91,7 +91,7 @@ async def measured_site(config_path: Path, peers: Sequence[str], *, install: boo
                     site.asks_the_cache |= {name} if asks_the_cache else set()
             await wait_for_answer(base, site.model, api_key=key)
             if any(name in peers for name in PIPELINES):
-                deploy = ("load_tests.deploy_handles", "--config", str(config_path))
+                deploy = ("load_tests.handles.deploy", "--config", str(config_path))
                 environment = cluster_environment(process)
                 await run_module(*deploy, environment=environment, timeout_s=_DEPLOY_TIMEOUT_S)
             for name, prefix in PIPELINES.items():

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from load_tests.cache_baselines import PerEntry, Static, exploration, judge_of
-from load_tests.cache_curves import hit_ratio_at
-from load_tests.cache_replay import replay
-from load_tests.cache_streams import in_order, sample
+from load_tests.caching.baselines import PerEntry, Static, exploration, judge_of
+from load_tests.caching.curves import hit_ratio_at
+from load_tests.caching.stream_replay import replay
+from load_tests.caching.streams import in_order, sample
 from load_tests.semantic_cache import main
 
 THINGS = ("tide", "moon", "harbour", "anchor", "sail", "mast", "keel", "rudder")

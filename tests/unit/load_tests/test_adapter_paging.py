@@ -8,11 +8,11 @@ import pytest
 
 from cluster.config.paging import PagingConfig
 from load_tests import adapter_decisions, adapter_paging
-from load_tests.adapter_paging_cases import CASES, Entry
-from load_tests.adapter_paging_oracles import belady_value, effective, static_values
-from load_tests.adapter_paging_report import interval, recovery_requests, slope, summary
-from load_tests.adapter_paging_run import run
-from load_tests.adapter_paging_world import Case, world
+from load_tests.paging.cases import CASES, Entry
+from load_tests.paging.oracles import belady_value, effective, static_values
+from load_tests.paging.report import interval, recovery_requests, slope, summary
+from load_tests.paging.run import run
+from load_tests.paging.world import Case, world
 
 SMALL = Case(name="small", adapters=6, planned_slots=2, dimension=6, requests=400)
 
@@ -63,7 +63,7 @@ def test_the_large_static_oracle_is_close_to_the_exact_one(monkeypatch):
     case = Case(name="c", requests=1000)
     found = world(case, 6)
     exact = static_values(case, found).mean()
-    monkeypatch.setattr("load_tests.adapter_paging_oracles._EXACT_SETS_MAX", 0)
+    monkeypatch.setattr("load_tests.paging.oracles._EXACT_SETS_MAX", 0)
     assert exact - 0.002 <= static_values(case, found).mean() <= exact + 1e-12
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from cluster.policy.routing.models.categories import CATEGORIES, CategoryModel
 from deployments.encoder.categories import load_category_model
-from load_tests import category_transfer
 from load_tests.category_classifier import Prompts, fitted, held_out, texts_of, write_model
-from load_tests.category_report import at_threshold, by_category, confusion, overall, reliability
-from load_tests.logistic_regression import fit, sharpness
+from load_tests.signals import category_transfer
+from load_tests.signals.category_report import at_threshold, by_category, confusion, overall, reliability
+from load_tests.signals.logistic_regression import fit, sharpness
 
 
 def drawn(seed, count, size=6, classes=3, scale=2.0):

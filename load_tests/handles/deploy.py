@@ -13,7 +13,7 @@ from ray import serve
 
 from cluster.config import load_config
 from cluster.config.pools import SimulatedEngine
-from load_tests.handle_pipeline import application
+from load_tests.handles.pipeline import application
 
 PIPELINES = {"/handles": False, "/handles-optimised": True}
 """Route prefix of each pipeline, and whether Serve is optimised for throughput in it."""

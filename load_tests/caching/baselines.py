@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.policy.semantic_cache.exact_scan import ExactScan
-from load_tests.cache_streams import Prompt
+from load_tests.caching.streams import Prompt
 
 GPTCACHE_THRESHOLD = 0.8
 _OBSERVATIONS_MIN = 6

@@ -9,7 +9,7 @@ import numpy as np
 from cluster.config.paging import PagingConfig
 from cluster.policy.paging.core import PagerCore
 from cluster.policy.paging.interface import Budget, PagedAdapter
-from load_tests.adapter_paging_world import Case, Numbers, World
+from load_tests.paging.world import Case, Numbers, World
 
 _TIMED_EVERY = 7
 """Decisions between two timed ones: reading the clock costs, too."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from load_tests.adapter_paging_world import Numbers
+from load_tests.paging.world import Numbers
 
 _RESAMPLES = 2000
 _SMOOTH_REQUESTS = 50

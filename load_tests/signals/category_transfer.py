@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from cluster.policy.routing.models.categories import CATEGORIES, CategoryModel
-from load_tests.category_report import overall
 from load_tests.embeddings import embed
+from load_tests.signals.category_report import overall
 
 _FROM_MMLU = "ori_mmlu-"
 _CHARS_COMPARED = 60

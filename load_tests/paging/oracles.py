@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from load_tests.adapter_paging_world import Case, Numbers, World
+from load_tests.paging.world import Case, Numbers, World
 
 _EXACT_SETS_MAX = 2000
 _CHUNK = 256

@@ -3,7 +3,7 @@
 Same ingress, same engine code, same bytes out; but the engines have no HTTP port. The ingress deployment
 calls them over `DeploymentHandle.options(stream=True)`, as Ray's own LLM serving does. Serve has two ways of
 doing that: its default carries each token as a Ray object and runs user code in a thread of its own;
-`RAY_SERVE_THROUGHPUT_OPTIMIZED=1` carries it over gRPC and saves the thread. `load_tests.deploy_handles` adds
+`RAY_SERVE_THROUGHPUT_OPTIMIZED=1` carries it over gRPC and saves the thread. `load_tests.handles.deploy` adds
 a pipeline of each kind to a running cluster.
 """
 

@@ -10,8 +10,8 @@ from deployments.encoder.minilm import DIMENSIONS
 from deployments.semantic_cache.documents import Document
 from deployments.semantic_cache.resting import RestingEntries
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+from load_tests.caching.entries import NEAR, PARTITION, Vectors, entry, unit
 from load_tests.embeddings import to_stderr
-from load_tests.semantic_entries import NEAR, PARTITION, Vectors, entry, unit
 
 _AT_A_TIME = 1000
 _SAID_EVERY = 50_000

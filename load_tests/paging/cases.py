@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from cluster.config.paging import AdapterRouterName, PagingConfig, PagingPolicyName
-from load_tests.adapter_paging_world import Case
+from load_tests.paging.world import Case
 
 POLICIES: tuple[PagingPolicyName, ...] = get_args(PagingPolicyName)
 ROUTERS: tuple[AdapterRouterName, ...] = get_args(AdapterRouterName)

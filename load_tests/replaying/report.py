@@ -12,7 +12,7 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from load_tests.replay_figures import Done, Slo
+from load_tests.replaying.figures import Done, Slo
 
 _STYLE = """
 :root { color-scheme: light; }

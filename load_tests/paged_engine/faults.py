@@ -15,7 +15,7 @@ import psutil
 from cluster.entities.adapters import AdapterCard, AdapterCatalogue
 from cluster.replay.codec import encode
 from deployments.adapter_messages import CATALOGUE_PATH, STATUS_PATH
-from load_tests.adapter_trace import QUESTIONS, Answer, ask
+from load_tests.paged_engine.trace import QUESTIONS, Answer, ask
 
 _LONG_TOKENS = 64
 _SHORT_TOKENS = 12

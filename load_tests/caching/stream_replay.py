@@ -18,8 +18,8 @@ from cluster.policy.semantic_cache.evidence import Judgement, wrong_upper_bound
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticQuery, SemanticTier, Verdict
-from load_tests.cache_baselines import CachePolicy, Judge, Vectors
-from load_tests.cache_streams import Prompt
+from load_tests.caching.baselines import CachePolicy, Judge, Vectors
+from load_tests.caching.streams import Prompt
 
 _PARTITION = Partition("benchmark", "model", "scope")
 _CONFIDENCE = 0.95

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from cluster.policy.routing.models.categories import CATEGORIES
-from load_tests.logistic_regression import Indices, Numbers
+from load_tests.signals.logistic_regression import Indices, Numbers
 
 _BINS = 10
 _DOMAINS_BESIDE = ("chat", "code")

@@ -1,0 +1,1 @@
+"""The other way to build a gateway, to compare with: pipelines of Serve handles."""

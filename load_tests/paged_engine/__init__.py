@@ -1,0 +1,1 @@
+"""One real engine with adapters, driven from outside: the engine, the trace, and what must not break it."""

@@ -1,0 +1,1 @@
+"""What a replayed trace is told as: figures and a page."""

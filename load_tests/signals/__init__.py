@@ -1,0 +1,1 @@
+"""What the category classifier is fitted with and judged by."""
