@@ -276,6 +276,10 @@ def test_a_job_turns_tenants_on_and_a_limit_holds_over_all_routers(foreign: Fore
         async with httpx.AsyncClient(timeout=60) as http:
             while (stranger := await ask(http, "")).status_code != 401:  # the router of before goes last
                 await asyncio.sleep(0.2)
+            known = 0  # routers look for new keys every second, and either may answer
+            while known < 20:
+                known = known + 1 if (await ask(http, "large")).status_code == 200 else 0
+                await asyncio.sleep(0.1)
             small = asyncio.gather(*(ask(http, "small") for _ in range(40)))
             return stranger, await small, await asyncio.gather(*(ask(http, "large") for _ in range(20)))
 
@@ -283,7 +287,7 @@ def test_a_job_turns_tenants_on_and_a_limit_holds_over_all_routers(foreign: Fore
     assert stranger.json()["error"]["code"] == "invalid_api_key"
     assert Counter(answer.status_code for answer in small) == {200: 12, 429: 28}
     refused = next(answer for answer in small if answer.status_code == 429)
-    assert 0 < int(refused.headers["retry-after"]) <= 61
+    assert 0 < int(refused.headers["retry-after"]) <= 65  # a minute, and the slot in which it was used
     assert refused.headers["x-ratelimit-limit-requests"] == "12"
     assert {answer.status_code for answer in large} == {200}
 
