@@ -50,7 +50,7 @@ class SecretsConfig(Section):
 
     environment: dict[EnvironmentName, SecretRef] = Field(default_factory=dict)
     """Environment variables of all Ray containers, by name: what other fields of the configuration name
-    (`redis_password_env`, `api_key_env`)."""
+    (`redis_password_env`, `api_key_env`). Names with RAY_, TIDEMILL_ or HF_ in front are refused."""
 
     image_pull: ObjectName | None = None
     """For a registry that needs one."""

@@ -15,6 +15,7 @@ from operators.kubernetes.names import COMPONENT_LABEL, GATEWAY_GROUP, POOL_LABE
 _GROUP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _ON_THE_MACHINE = re.compile(r"[/.~]|package:|recipe:")
+_OWN_VARIABLES = ("RAY_", "TIDEMILL_", "HF_")
 """Beginnings of sources that are on the machine already."""
 
 
@@ -80,6 +81,12 @@ def _check_gateway(config: TidemillConfig) -> None:
 
 def _check_secrets(config: TidemillConfig) -> None:
     """The configuration becomes a ConfigMap, which is no place for a password."""
+    for name in config.kubernetes.secrets.environment:
+        if name.startswith(_OWN_VARIABLES):
+            raise ConfigError(
+                f"kubernetes.secrets.environment.{name}: variables that begin with "
+                f"{', '.join(_OWN_VARIABLES)} are set by Tidemill; take another name"
+            )
     for path, url in (
         ("semantic_cache.semantic.documents.redis_url", config.semantic_cache.semantic.documents.redis_url),
         ("tenants.store.redis_url", config.tenants.store.redis_url),
