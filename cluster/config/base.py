@@ -20,6 +20,9 @@ LabelSelector = Annotated[str, StringConstraints(pattern=rf"^!?{_LABEL}$|^!?in\(
 
 
 class Section(BaseModel):
-    """A frozen part of the configuration that rejects fields it does not know."""
+    """A frozen part of the configuration that rejects fields it does not know.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Infinity and NaN have no form in JSON, in which the configuration travels to the cluster.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

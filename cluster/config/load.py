@@ -5,6 +5,7 @@ Every message names the path of the field, the value found and what would be rig
 
 import difflib
 import functools
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.config.root import TidemillConfig
+
+_ENGINE_KINDS = ("vllm", "simulated")
 
 
 class ConfigError(ValueError):
@@ -26,6 +29,10 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a list or mapping cannot be a key", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key!r} stands twice", key_node.start_mark
@@ -60,6 +67,8 @@ def parse_config(text: str, *, origin: str = "configuration") -> TidemillConfig:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derives from SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin}: not valid YAML: nested too deeply") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: expected a mapping with `models` and `pools` at the top level")
     return check_config(data, origin=origin)
@@ -79,13 +88,21 @@ def check_config(data: Any, *, origin: str = "configuration") -> TidemillConfig:
 
 
 def _in_words(detail: Any) -> str:
-    location = [part for part in detail["loc"] if part not in ("vllm", "simulated")]
+    found_at = detail["loc"]
+    # The kind of an engine stands behind `engine` there, and in no file; pools may be called the same.
+    location = [
+        part
+        for before, part in zip((None, *found_at), found_at, strict=False)
+        if before != "engine" or part not in _ENGINE_KINDS
+    ]
     path = ".".join(str(part) for part in location)
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         return f"{path}: unknown field{_suggestion(location)}"
     if detail["type"] == "missing":
         return f"{path}: missing; this field is required"
+    if detail["type"] == "union_tag_not_found":
+        return f"{path}.kind: missing; one of {', '.join(map(repr, _ENGINE_KINDS))}"
     found = detail.get("input")
     shown = "" if isinstance(found, dict | list) or not path else f" (found {found!r})"
     return f"{path}: {message}{shown}" if path else message

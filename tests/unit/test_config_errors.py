@@ -161,3 +161,33 @@ def test_a_configuration_means_the_same_after_a_round_through_json():
         config = parse_config(text)
         again = check_config(config.model_dump(mode="json"))
         assert again.routes_models == config.routes_models
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("? [a, b]\n: c\n", "line 1, column 3"),
+        ("models: {{a: b}: c}\n", "line 1, column 10"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    ],
+)
+def test_yaml_that_python_cannot_hold_is_an_error_too(text, words):
+    found = message(text)
+    assert found.startswith("cluster.yaml: not valid YAML")
+    assert words in found
+
+
+@pytest.mark.parametrize("name", ["vllm", "simulated"])
+def test_pools_that_are_called_like_an_engine_are_named_in_errors(name):
+    text = GOOD.replace("only:", f"{name}:").replace("model: small", "model: small, rol: decode")
+    assert f"pools.{name}.rol: unknown field; did you mean 'role'?" in message(text)
+
+
+def test_an_engine_without_its_kind_is_told_the_kinds():
+    found = message(GOOD.replace("kind: simulated", "args: {}"))
+    assert "pools.only.engine.kind: missing; one of 'vllm', 'simulated'" in found
+
+
+def test_no_number_may_be_infinite():
+    found = message(GOOD + "gateway: {request_timeout_s: .inf}\n")
+    assert "gateway.request_timeout_s: Input should be a finite number (found inf)" in found
