@@ -167,17 +167,18 @@ class TenantGate:
             async with asyncio.timeout(self._store.timeout_s):
                 got = await want.got
         except TimeoutError:
-            self._away("it took too long")
-            self._unchecked()
-            return None
+            if not _has_come(want.got):
+                self._away("it took too long")
+                self._unchecked()
+                return None
+            got = want.got.result()  # it came in the instant in which the time was up
         except LedgerAwayError:
             self._unchecked()
             return None
         except asyncio.CancelledError:
-            if want.got.done() and not want.got.cancelled() and want.got.exception() is None:
-                result = want.got.result()
-                if isinstance(result, Reservation):
-                    state.leases.settle(result, tokens=0.0, usd=0.0, now_s=self._now_s())
+            result = want.got.result() if _has_come(want.got) else None
+            if isinstance(result, Reservation):
+                state.leases.settle(result, tokens=0.0, usd=0.0, now_s=self._now_s())
             raise
         finally:
             if want in state.waiting:
@@ -268,6 +269,10 @@ class TenantGate:
             await self._in_thread(partial(self._ledger.add_usage, self._router, self._reports, report))
             if self._report is report:
                 self._report = {}
+
+
+def _has_come(got: asyncio.Future[Reservation | Lack]) -> bool:
+    return got.done() and not got.cancelled() and got.exception() is None
 
 
 def _reserve(leases: TenantLeases, size: Size) -> tuple[float, float]:
