@@ -52,7 +52,9 @@ class ReportWindows:
             if before is None:
                 continue
             span_s = report.observed_at_s - before.observed_at_s
-            if span_s <= 0 or span_s < self._span_s_min:
+            if span_s < 0:  # its node's clock was set back: the next window begins here
+                continue
+            if span_s == 0 or span_s < self._span_s_min:
                 alive[report.replica_id] = before
                 continue
             windows.append(ReportWindow(before=before, after=report))

@@ -23,6 +23,7 @@ from cluster.entities.fleet import (
 )
 from cluster.entities.pool import Role
 from cluster.entities.reasons import Reason
+from cluster.policy.provisioning.clock import set_back
 from cluster.policy.provisioning.commitment import Commitment
 from cluster.policy.provisioning.damping import (
     DampedTarget,
@@ -42,6 +43,7 @@ _UNDER_WAY = "#under_way"
 def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
     """Decide (the contract is `interface.ProvisioningPolicy`)."""
     now_s = snapshot.observed_at_s
+    state = set_back(state, now_s)
     series, made_tokens, forecasts = forecast_demand(snapshot, state, config)
     memories: dict[str, PoolMemory] = {}
     limits: dict[str, PoolLimits] = {}

@@ -96,7 +96,8 @@ class EnergyLedger:
         for account in known:
             key = (account.replica_id, account.meter)
             window = self._windows.get(key)
-            if window is None:
+            # New, or from a node whose clock was set back: the next window begins here.
+            if window is None or account.observed_at_s < window.observed_at_s:
                 self._windows[key] = _Window(account.energy_j, account.observed_at_s)
             elif account.observed_at_s > window.observed_at_s:
                 self._close(account, window)
