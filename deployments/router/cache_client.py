@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 
 from cluster.config.semantic_cache import SemanticCacheConfig
-from cluster.policy.semantic_cache.identity import SemanticIdentity
+from cluster.policy.semantic_cache.identity import SemanticIdentity, outside_the_answer
 from deployments.messages import (
     CACHE_AGE,
     CACHE_COST,
@@ -42,7 +42,6 @@ OPT_HEADER = "x-tidemill-cache"
 """Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
 _ID = re.compile(rb'"id":\s?"((?:chatcmpl-|cmpl-|resp_|msg_)[A-Za-z0-9_-]+)"')
 _MODEL = re.compile(rb'"model":\s?"([A-Za-z0-9._:-]+)"')
-_NOT_PART_OF_THE_ANSWER = frozenset({"user", "metadata", "request_id", "priority"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,8 @@ def key_of(request: ParsedRequest, *, policy_epoch: str = "", knowledge_version:
         policy_epoch: of the cache; another one makes all that is stored unreachable.
         knowledge_version: what the caller says its answers depend on beside the request.
     """
-    material = {k: v for k, v in request.body.items() if k not in _NOT_PART_OF_THE_ANSWER}
+    left_out = outside_the_answer(request.surface)
+    material = {k: v for k, v in request.body.items() if k not in left_out}
     digest = hashlib.sha256(orjson.dumps([request.surface.value, policy_epoch, knowledge_version]))
     digest.update(orjson.dumps(material, option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()

@@ -15,9 +15,9 @@ from cluster.entities.workload import Surface
 
 KNOWLEDGE_VERSION_HEADER = "x-tidemill-knowledge-version"
 """Request header: whatever the caller's answers depend on beside the request. A new value starts anew."""
-_NOT_PART_OF_THE_ANSWER = frozenset(
-    {"model", "user", "metadata", "request_id", "priority", "stream", "stream_options"}
-)
+_FOR_THE_ENGINE_ALONE = frozenset({"request_id", "priority"})
+_ABOUT_THE_CALLER = frozenset({"user", "metadata"})
+_ELSEWHERE_IN_THE_PARTITION = frozenset({"model", "stream", "stream_options"})
 _FORM_MATTERS = frozenset({Surface.RESPONSES, Surface.MESSAGES})
 """Surfaces whose streams are not translated into whole answers and back."""
 _PLACEHOLDER = "\x00last user text\x00"
@@ -42,6 +42,13 @@ class SemanticIdentity:
     """User turns."""
 
 
+def outside_the_answer(surface: Surface) -> frozenset[str]:
+    """Fields of a request that its answer neither depends on nor repeats."""
+    if surface is Surface.RESPONSES:
+        return _FOR_THE_ENGINE_ALONE  # a response repeats what its caller said about itself
+    return _FOR_THE_ENGINE_ALONE | _ABOUT_THE_CALLER
+
+
 def identify(
     body: Mapping[str, Any], surface: Surface, *, policy_epoch: str, knowledge_version: str
 ) -> SemanticIdentity | None:
@@ -50,7 +57,8 @@ def identify(
     if found is None:
         return None
     rest, text, turns = found
-    material = {name: value for name, value in rest.items() if name not in _NOT_PART_OF_THE_ANSWER}
+    left_out = outside_the_answer(surface) | _ELSEWHERE_IN_THE_PARTITION
+    material = {name: value for name, value in rest.items() if name not in left_out}
     form = bool(body.get("stream")) if surface in _FORM_MATTERS else None
     whole = [policy_epoch, knowledge_version, surface.value, form, material]
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode())

@@ -40,6 +40,15 @@ async def test_an_answer_of_other_knowledge_is_none(cluster):
     assert await twice(cluster, new, old, temperature=0) == ("exact", "exact")
 
 
+@pytest.mark.parametrize("echoed", [{"metadata": {"ticket": "1"}}, {"user": "jane"}])
+async def test_a_response_is_none_for_who_says_other_things_that_it_repeats(cluster, echoed):
+    body = {"model": "sim", "temperature": 0, "input": "hello"}
+    await settled(cluster, await cluster.post("/v1/responses", body))
+    other = await cluster.post("/v1/responses", {**body, **echoed})
+    assert outcome(other) == "miss"
+    assert other.json["metadata"] == echoed.get("metadata")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", list(BODIES))
 async def test_the_second_equal_request_is_answered_without_an_engine(cluster, path, stream):

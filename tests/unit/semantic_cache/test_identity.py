@@ -55,6 +55,12 @@ def test_what_does_not_shape_the_answer_does_not_keep_apart(changes):
     assert identity({**BODY, **changes}).scope == identity(BODY).scope
 
 
+@pytest.mark.parametrize("changes", [{"user": "u"}, {"metadata": {"a": 1}}])
+def test_what_a_response_repeats_keeps_responses_apart(changes):
+    body = {"model": "m", "input": "What is a tide?"}
+    assert identity({**body, **changes}, Surface.RESPONSES).scope != identity(body, Surface.RESPONSES).scope
+
+
 def test_streams_of_surfaces_that_are_not_translated_keep_apart():
     body = {"model": "m", "input": "What is a tide?"}
     plain, stream = (identity({**body, "stream": s}, Surface.RESPONSES) for s in (False, True))
