@@ -133,14 +133,7 @@ class RouterApp:
             async with admitted(self._core, caller, responder):
                 await _unless_client_leaves(receive, responder, self._passthrough.embeddings(raw, responder))
             return
-        adapters = self._core.adapters
-        request = parse(
-            raw,
-            surface,
-            self._core.config,
-            session=headers.get("x-tidemill-session", ""),
-            adapters=(lambda _: None) if adapters is None else adapters.asked,
-        )
+        request = self._parsed(raw, surface, headers)
         check_model(self._core, caller, request.model)
         if not surface.generates:
             async with admitted(self._core, caller, responder):
@@ -165,13 +158,21 @@ class RouterApp:
         finally:
             generation.finish()
 
+    def _parsed(self, raw: bytes, surface: Surface, headers: dict[str, str]) -> ParsedRequest:
+        adapters = self._core.adapters
+        return parse(
+            raw,
+            surface,
+            self._core.config,
+            session=headers.get("x-tidemill-session", ""),
+            adapters=(lambda _: None) if adapters is None else adapters.asked,
+        )
+
     async def _guard(self, request: ParsedRequest, headers: dict[str, str]) -> Guarded | None:
-        chain, session = self._core.guardrails, headers.get("x-tidemill-session", "")
+        chain = self._core.guardrails
         if chain is None:
             return None
-        return await chain.request(
-            request, lambda raw: parse(raw, request.surface, self._core.config, session=session)
-        )
+        return await chain.request(request, lambda raw: self._parsed(raw, request.surface, headers))
 
     async def _generate(self, generation: Generation, responder: Responder, surface: Surface) -> None:
         try:

@@ -385,3 +385,14 @@ async def test_prompts_are_split_only_between_replicas_with_the_adapter(start_cl
     assert split.headers["x-tidemill-path"] == "disaggregated", await both.decision(split)
     assert both.engines["prefill-0"].paged.pager.core.resident
     await both.assert_idle()
+
+
+@pytest.mark.parametrize("name", ["sim:law", "law", "sim:auto"])
+async def test_a_request_that_a_guardrail_changes_is_still_for_its_adapter(start_cluster, tmp_path, name):
+    guardrails = {"chain": [{"name": "pii", "use": "pii"}]}
+    cluster = await start_cluster(settings(tmp_path, guardrails=guardrails))
+    answer = await ask(cluster, name, "Write to jane.doe@example.com.")
+    assert answer.status == 200, answer.content
+    record = await cluster.decision(answer)
+    assert "guardrail_changed" in record["reasons"]
+    assert record["adapter_choice"]["named"] == (name != "sim:auto")
