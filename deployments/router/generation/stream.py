@@ -4,6 +4,7 @@ The one thing that is taken out is the usage event that the router itself asked 
 not. Everything else is only looked at: whether tokens have begun, whether the engine gave up, how it ended.
 """
 
+import json
 import re
 from collections.abc import Callable
 from enum import StrEnum
@@ -17,6 +18,9 @@ _TAIL_BYTES_MAX = 256 * 1024
 _LAST_EVENTS = 4
 """How many of the last events are looked at for an ending: it may be followed by a [DONE]."""
 _HELD_BYTES_MAX = 1024 * 1024
+_HEAD_BYTES_MAX = 4096
+"""Of an event too long to be kept: its name, and why the answer ended."""
+_USAGE = b'"usage":{'
 _PREAMBLES = (
     b"event: response.created",
     b"event: response.in_progress",
@@ -77,6 +81,8 @@ class EventStream:
         self._recent: list[bytes] = []
         self._recent_bytes = 0
         self._shortened = False
+        self._cut_head = b""
+        """How the event begins of which only the end is kept."""
         self.events = 0
         """Events so far: about one a token."""
 
@@ -104,8 +110,22 @@ class EventStream:
 
     def _shorten(self) -> None:
         # Rarely and by much, so that a token costs no copy of the tail.
-        tail = b"".join(self._recent)[-_TAIL_BYTES_MAX // 2 :]
+        kept = b"".join(self._recent)
+        cut = len(kept) - _TAIL_BYTES_MAX // 2
+        cut += kept[cut - 1 : cut + 1] == b"\n\n"  # not between them
+        border = kept.rfind(b"\n\n", 0, cut)
+        if border >= 0 or not self._shortened:
+            begin = border + 2 if border >= 0 else 0
+            self._cut_head = kept[begin : begin + _HEAD_BYTES_MAX]
+        tail = kept[cut:]
         self._recent, self._recent_bytes, self._shortened = [tail], len(tail), True
+
+    def _last_events(self) -> list[bytes]:
+        """The last events; of one that is cut, its beginning."""
+        events = self.tail.rsplit(b"\n\n", _LAST_EVENTS)
+        if self._shortened and len(events) <= _LAST_EVENTS:
+            events[0] = self._cut_head
+        return [event.lstrip() for event in events[-_LAST_EVENTS:]]
 
     @property
     def tail(self) -> bytes:
@@ -125,7 +145,7 @@ class EventStream:
     def ended_well(self) -> bool:
         """Whether the stream was complete."""
         # Only how an event begins counts: what it quotes may look like anything.
-        last = [event.lstrip() for event in self.tail.rsplit(b"\n\n", _LAST_EVENTS)[-_LAST_EVENTS:]]
+        last = self._last_events()
         if not self.tail.endswith((b"\n\n", b"\n\r\n")) or any(event.startswith(_ERRORS) for event in last):
             return False
         endings = _ENDINGS.get(self._surface, (b"data: [DONE]",))
@@ -133,7 +153,7 @@ class EventStream:
 
     def finish(self) -> Finish:
         """Why the answer ended, by the last event that says it."""
-        found = _FINISH_WORDS.findall(self.tail)
+        found = _FINISH_WORDS.findall(self._cut_head + self.tail)
         return _FINISHES.get(found[-1].decode(), Finish.WHOLE) if found else Finish.WHOLE
 
     def usage(self) -> dict[str, Any] | None:
@@ -147,7 +167,18 @@ class EventStream:
                 found = usage_of(event)
                 if found is not None:
                     return found
-        return None
+        return self._cut_usage() if self._shortened else None
+
+    def _cut_usage(self) -> dict[str, Any] | None:
+        """The usage in a last event that repeats a long answer before it and so is cut."""
+        _, separator, rest = self.tail.rpartition(_USAGE)
+        if not separator:
+            return None
+        try:
+            found, _ = json.JSONDecoder().raw_decode("{" + rest.decode("utf-8", "replace"))
+        except json.JSONDecodeError:
+            return None
+        return found if isinstance(found, dict) else None
 
 
 def finish_of(answer: Any) -> Finish:

@@ -11,6 +11,7 @@ from cluster.entities.workload import Surface
 from deployments.router.generation.stream import (
     _TAIL_BYTES_MAX,
     EventStream,
+    Finish,
     has_begun,
     is_error,
     tokens_in,
@@ -156,6 +157,24 @@ def test_usage_is_still_found_after_a_long_stream_and_memory_stays_bounded():
     events.feed(USAGE + DONE)
     assert tokens_in(events.usage()) == (7, 4, 3)
     assert events.ended_well()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1000, 65_536, 262_144])
+def test_a_last_event_that_repeats_a_long_answer_is_read_to_its_beginning(chunk_bytes):
+    long = (
+        b'"response":{"id":"r","incomplete_details":{"reason":"max_output_tokens"},'
+        b'"output":"%b","usage":{' % (b"mill " * 200_000)
+    )
+    stream = RESPONSE_STREAM.replace(b"completed", b"incomplete")
+    stream = stream.replace(b'"response":{"id":"r","usage":{', long)
+    assert len(stream) > 3 * _TAIL_BYTES_MAX
+    chunks = [stream[start : start + chunk_bytes] for start in range(0, len(stream), chunk_bytes)]
+    out, events = run(chunks, RESPONSES, drop_usage=False)
+    assert out == stream
+    assert events.ended_well()
+    assert events.finish() is Finish.CUT
+    assert tokens_in(events.usage()) == (6, 1, 4)
+    assert not run(chunks[:-1], RESPONSES, drop_usage=False)[1].ended_well()
 
 
 @pytest.mark.parametrize(
