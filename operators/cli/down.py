@@ -26,6 +26,8 @@ _PATIENCE_S = 90.0
 _LEFT_BEHIND = (ADMIN_KEY_FILE, LOCK_FILE, "ray-head.log", "ray-token", "deploy.log", "up.log")
 _FOLDERS_LEFT_BEHIND = (
     "decisions",
+    "requests",
+    "semantic-cache",
     "prometheus",
     "provisioning",
     "model-routing",

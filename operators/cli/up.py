@@ -101,11 +101,11 @@ class _Run:
 
     def _start(self) -> None:
         self._preflight()
-        weights = self._weights()
-        self._train_adapters()
         key, key_path = provide_admin_key(self._state_dir, self._config.gateway.admin_key_env, os.environ)
         self._admin_key = key
-        self._save(key_path)
+        self._save(key_path)  # before what takes minutes: `tidemill down` must find us
+        weights = self._weights()
+        self._train_adapters()
         deadline_at_s = time.monotonic() + self._config.local_cluster.start_timeout_s
         env = {**gateway_environment(self._config.gateway.request_timeout_s), **os.environ}
         cluster = LocalCluster(self._config.local_cluster, state_dir=self._state_dir, env=env)

@@ -1,6 +1,7 @@
 """What is typed wrongly, or when nothing runs, ends in one line and the right status; no tracebacks."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.config import parse_config
+from deployments.engine.weights import WeightsError
+from operators.cli import up as up_module
 from operators.cli.app import app
 from operators.cli.chat import Conversation, deltas
 from operators.cli.console import CliError, JsonReporter, PlainReporter
 from operators.cli.deployment import gateway_base_url
 from operators.cli.gateway_client import refusal
+from operators.cli.state import load_state
 from operators.cli.status import fleet_table
 from operators.cli.stop_signals import StopRequested, StopSignals
 
@@ -165,3 +169,35 @@ def test_first_signal_stops_and_only_a_later_ctrl_c_kills(monkeypatch: pytest.Mo
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # killing already
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_purging_leaves_nothing_that_a_cluster_writes(runner: CliRunner, tmp_path: Path) -> None:
+    written = (
+        *("admin-key", "up.log", "decisions/r.jsonl", "requests/r.jsonl", "model-routing/linucb.json"),
+        *("provisioning/state.json", "prometheus/targets.json", "tenants/keys.json", "adapters/a/node.json"),
+        *("adapter-coordinator/catalogue.json", "semantic-cache/near.sqlite"),
+    )
+    for name in written:
+        (tmp_path / "state" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "state" / name).write_text("x")
+    assert runner.invoke(app, ["down", "--purge"]).exit_code == 0
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_cluster_that_is_still_making_weights_is_running(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("models: {m: {source: simulated}}\npools: {p: {model: m, engine: {kind: simulated}}}\n")
+    seen = []
+
+    def weights(*_: object) -> str:
+        state = load_state(tmp_path / "state")
+        seen.append(None if state is None else (state.running_pid, state.phase))
+        raise WeightsError("enough")
+
+    monkeypatch.setattr(up_module, "resolve_weights", weights)
+    monkeypatch.setattr(up_module, "problems", lambda *_: [])
+    assert runner.invoke(app, ["up", "-c", str(path)]).exit_code == 1
+    assert seen == [(os.getpid(), "starting")], "`tidemill down` from another terminal finds and ends it"
+    assert load_state(tmp_path / "state") is None
