@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +20,7 @@ from load_tests.closed_loop import ClosedLoad, run_closed
 from load_tests.record import circumstances
 from load_tests.summary import summarise
 from operators.cli.console import CliError
-from operators.cli.gateway_client import gateway_url, refusal
+from operators.cli.gateway_client import api_key, first_model, gateway_url
 
 _LATENCIES = {
     "ttft_s": "time to first token",
@@ -30,7 +29,6 @@ _LATENCIES = {
     "e2e_s": "whole answer",
 }
 _HEADERS = ("x-tidemill-path", "x-tidemill-pool", "x-tidemill-cache")
-_TIMEOUT_S = 10.0
 
 
 def bench(load: ClosedLoad, *, url: str | None, json_output: bool) -> int:
@@ -48,12 +46,12 @@ def bench(load: ClosedLoad, *, url: str | None, json_output: bool) -> int:
         CliError: nothing runs here, the gateway refused, or it is on another machine.
     """
     base_url = gateway_url(url, os.environ)
-    key = os.environ.get("TIDEMILL_API_KEY")
+    key = api_key(os.environ)
     try:
         target = parse_target(base_url)
     except ValueError as error:
         raise CliError(f"{error}; of a remote one, forward its port to this machine") from error
-    load = load if load.model else ClosedLoad(**{**asdict(load), "model": _first_model(base_url, key)})
+    load = load if load.model else ClosedLoad(**{**asdict(load), "model": first_model(base_url, key)})
     outcomes, elapsed_s = asyncio.run(_run(target, load, key))
     found = summarise(outcomes, elapsed_s=elapsed_s)
     places = _places(outcomes)
@@ -68,23 +66,6 @@ def bench(load: ClosedLoad, *, url: str | None, json_output: bool) -> int:
 
 async def _run(target: Target, load: ClosedLoad, key: str | None) -> tuple[list[Outcome], float]:
     return await run_closed(target, load, api_key=key)
-
-
-def _first_model(base_url: str, key: str | None) -> str:
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    try:
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client:
-            response = client.get(f"{base_url}/v1/models", headers=headers)
-    except httpx.HTTPError as error:
-        raise CliError(
-            f"{base_url} does not answer ({type(error).__name__}); is it still starting?"
-        ) from error
-    if response.status_code != 200:
-        raise CliError(refusal(response))
-    models = response.json()["data"]
-    if not models:
-        raise CliError(f"{base_url} serves no model")
-    return str(models[0]["id"])
 
 
 def _places(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ import httpx
 from rich.console import Console
 
 from operators.cli.console import CliError
-from operators.cli.gateway_client import gateway_url, refusal
+from operators.cli.gateway_client import api_key, bearer, first_model, gateway_url, refusal
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 300.0
@@ -51,28 +51,15 @@ def chat(*, model: str | None, system: str | None, url: str | None) -> int:
     """
     base_url = gateway_url(url, os.environ)
     timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-    headers = {"authorization": f"Bearer {key}"} if (key := os.environ.get("TIDEMILL_API_KEY")) else {}
-    with httpx.Client(base_url=base_url, timeout=timeout, headers=headers, trust_env=False) as client:
-        chosen = model or _first_model(client)
+    key = api_key(os.environ)
+    chosen = model or first_model(base_url, key)
+    with httpx.Client(base_url=base_url, timeout=timeout, headers=bearer(key), trust_env=False) as client:
         interactive = sys.stdin.isatty()
         # The dim lines about an answer go to standard error, so that a pipe gets answers alone.
         dim = Console(stderr=not interactive, style="dim", highlight=False, markup=False, soft_wrap=True)
         if interactive:
             dim.print(f"{chosen} at {base_url}; {_HELP}")
         return _talk(client, chosen, Conversation(system=system), dim, interactive=interactive)
-
-
-def _first_model(client: httpx.Client) -> str:
-    try:
-        response = client.get("/v1/models")
-    except httpx.HTTPError as error:
-        raise CliError(f"{client.base_url} does not answer ({type(error).__name__})") from error
-    if response.status_code != 200:
-        raise CliError(refusal(response))
-    names = [str(entry["id"]) for entry in response.json().get("data", [])]
-    if not names:
-        raise CliError("the gateway serves no model")
-    return names[0]
 
 
 def _talk(
@@ -128,6 +115,9 @@ def _answer(
             if response.status_code != 200:
                 response.read()
                 dim.print(refusal(response), style="red")
+                return False
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                dim.print("no stream of events came; is the address right?", style="red")
                 return False
             for part in deltas(response.iter_lines()):
                 first_at_s = first_at_s or time.monotonic()

@@ -1,25 +1,31 @@
 """Asks the running gateway, for the commands that only look."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
 from operators.cli.console import CliError
-from operators.cli.state import load_state, read_admin_key, state_dir_of
+from operators.cli.state import load_state, read_admin_key, sound_key, state_dir_of
 
 NOTHING_RUNS = "no Tidemill cluster runs here; `tidemill up` starts one, --url names another"
 _TIMEOUT_S = 10.0
+_ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
 def gateway_url(url: str | None, env: Mapping[str, str]) -> str:
     """Address of the gateway to ask: the one given, or that of the cluster on this machine.
 
     Raises:
-        CliError: nothing runs here and none was given.
+        CliError: nothing runs here and none was given, or what was given is no address.
     """
     if url:
+        if not _ADDRESS.fullmatch(url):
+            raise CliError(
+                f"{url} is not the address of a gateway, such as http://127.0.0.1:8000", exit_code=2
+            )
         return url.rstrip("/").removesuffix("/v1")
     state = load_state(state_dir_of(env))
     if state is None or state.running_pid is None:
@@ -64,7 +70,7 @@ def _admin(
 ) -> Any:
     env = os.environ
     target = gateway_url(url, env)
-    headers = {"authorization": f"Bearer {_key(url, env)}"}
+    headers = bearer(_key(target, env, given=url is not None))
     try:
         # No proxy from the environment: a corporate one knows nothing of this machine's ports.
         with httpx.Client(timeout=timeout_s, trust_env=False) as client:
@@ -73,19 +79,67 @@ def _admin(
         raise CliError(f"{target} does not answer ({type(error).__name__}); is it still starting?") from error
     if response.status_code != 200:
         raise CliError(refusal(response))
-    return response.json()
+    return _content(response, target)
 
 
-def _key(url: str | None, env: Mapping[str, str]) -> str:
-    if url:
-        key = env.get("TIDEMILL_ADMIN_KEY")
-        if not key:
-            raise CliError("set TIDEMILL_ADMIN_KEY to the admin key of that gateway")
-        return key
+def _key(target: str, env: Mapping[str, str], *, given: bool) -> str:
+    """The admin key of a gateway: the one that the user names for it, or that of the cluster here."""
+    if given and (key := env.get("TIDEMILL_ADMIN_KEY")):
+        return sound_key(key, "TIDEMILL_ADMIN_KEY")
     state = load_state(state_dir_of(env))
-    if state is None:
-        raise CliError(NOTHING_RUNS)
-    return read_admin_key(state, env)
+    if state is not None and state.url == target:
+        return read_admin_key(state, env)
+    if given:
+        raise CliError("set TIDEMILL_ADMIN_KEY to the admin key of that gateway")
+    raise CliError(NOTHING_RUNS)
+
+
+def api_key(env: Mapping[str, str]) -> str | None:
+    """The user's API key, where he has one.
+
+    Raises:
+        CliError: it cannot be a key.
+    """
+    key = env.get("TIDEMILL_API_KEY")
+    return sound_key(key, "TIDEMILL_API_KEY") if key else None
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    """The header that shows a key; none without one."""
+    return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+def first_model(target: str, key: str | None) -> str:
+    """The model that a gateway names first.
+
+    Raises:
+        CliError: it does not answer, refused, serves none, or is none.
+    """
+    try:
+        with httpx.Client(timeout=_TIMEOUT_S, headers=bearer(key), trust_env=False) as client:
+            response = client.get(f"{target}/v1/models")
+    except httpx.HTTPError as error:
+        raise CliError(f"{target} does not answer ({type(error).__name__}); is it still starting?") from error
+    if response.status_code != 200:
+        raise CliError(refusal(response))
+    models = _content(response, target)["data"]
+    if not models:
+        raise CliError(f"{target} serves no model")
+    return str(models[0]["id"])
+
+
+def _content(response: httpx.Response, target: str) -> Any:
+    """The JSON in an answer.
+
+    Raises:
+        CliError: it holds none, so somebody else answered.
+    """
+    try:
+        return response.json()
+    except ValueError:
+        raise CliError(
+            f"{target} does not answer as a Tidemill gateway does; is the address right?"
+        ) from None
 
 
 def refusal(response: httpx.Response) -> str:

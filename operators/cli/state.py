@@ -113,13 +113,29 @@ def provide_admin_key(state_dir: Path, variable: str, env: Mapping[str, str]) ->
 
     Returns:
         The key, and the file it is kept in (None if it came from the environment).
+
+    Raises:
+        CliError: the user's own cannot be a key.
     """
-    if env.get(variable):
-        return env[variable], None
+    if given := env.get(variable, "").strip():
+        return sound_key(given, variable), None
     path = state_dir / ADMIN_KEY_FILE
     key = secrets.token_urlsafe(32)
     write_private(path, key)
     return key, path
+
+
+def sound_key(text: str, origin: str) -> str:
+    """A key as it can be shown in a header, without the end of the line that files and secrets put behind it.
+
+    Raises:
+        CliError: no header can carry it.
+    """
+    key = text.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        # What it says is not repeated: it may be a key after all, with something beside it.
+        raise CliError(f"what {origin} holds is no key: a key is one word of letters, digits and ASCII signs")
+    return key
 
 
 def read_admin_key(state: ClusterState, env: Mapping[str, str]) -> str:
@@ -130,13 +146,13 @@ def read_admin_key(state: ClusterState, env: Mapping[str, str]) -> str:
     """
     if state.admin_key_path is not None:
         try:
-            return Path(state.admin_key_path).read_text(encoding="utf-8").strip()
-        except OSError as error:
+            return sound_key(Path(state.admin_key_path).read_text("utf-8"), state.admin_key_path)
+        except (OSError, UnicodeDecodeError) as error:
             raise CliError(f"the admin key cannot be read: {error}") from error
     key = env.get(state.admin_key_env)
     if not key:
         raise CliError(f"set {state.admin_key_env} to the key that `tidemill up` was given")
-    return key
+    return sound_key(key, state.admin_key_env)
 
 
 def own_state(**fields: object) -> ClusterState:

@@ -12,7 +12,7 @@ from typing import Any
 from cluster.config import ConfigError, TidemillConfig, load_config
 from operators.cli.console import CliError, Reporter, reporter_for
 from operators.cli.deployment import Watch, gateway_base_url, probe, run_deployer
-from operators.cli.state import ADMIN_KEY_FILE, state_dir_of
+from operators.cli.state import ADMIN_KEY_FILE, sound_key, state_dir_of
 from operators.cli.stop_signals import StopRequested, StopSignals
 from operators.local_cluster.cluster import write_private
 from operators.local_cluster.environment import gateway_environment
@@ -168,9 +168,9 @@ def admin_key(config: TidemillConfig, state_dir: Path, env: Mapping[str, str]) -
 
     It is kept, because a gateway with another key is another version of it.
     """
-    given = env.get(config.gateway.admin_key_env)
-    if given:
-        return given
+    variable = config.gateway.admin_key_env
+    if given := env.get(variable, "").strip():
+        return sound_key(given, variable)
     path = state_dir / ADMIN_KEY_FILE
     if not path.exists():
         write_private(path, secrets.token_urlsafe(32))
