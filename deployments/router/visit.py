@@ -36,11 +36,14 @@ class Visit:
         self._guarded = guarded
         self._admission: Admission | None = None
 
-    async def enter(self, signals: RequestSignals, responder: Responder, reasons: list[Reason]) -> None:
+    async def enter(
+        self, signals: RequestSignals, answers: int, responder: Responder, reasons: list[Reason]
+    ) -> None:
         """Be let in, or not.
 
         Args:
             signals: of the request.
+            answers: how many it asks for.
             responder: gets the headers that tell of limits.
             reasons: get what there is to say about it.
 
@@ -53,7 +56,7 @@ class Visit:
                 raise self._guarded.refusal
         if self._tenants is None or self._caller is None:
             return
-        size = self._tenants.size_of(self._caller, signals)
+        size = self._tenants.size_of(self._caller, signals, answers)
         self._admission = await self._tenants.admit(self._caller, size, responder.headers)
         if self._admission is not None and self._admission.reservation is None:
             reasons.append(Reason.LIMITS_UNCHECKED)

@@ -92,7 +92,7 @@ class Generation:
         """
         try:
             async with asyncio.timeout(self._core.config.gateway.request_timeout_s):
-                await self._visit.enter(self.signals, self._responder, self._reasons)
+                await self._visit.enter(self.signals, self._request.answers, self._responder, self._reasons)
                 if not await self._answer_from_cache():
                     await self._answer_from_engines()
         except TimeoutError:

@@ -120,13 +120,14 @@ class Tenants:
         """A tenant's place in the order of the queue."""
         return self._flows.get(tenant, self._operator)
 
-    def size_of(self, caller: Caller, signals: RequestSignals) -> Size:
-        """What a request for tokens may use."""
-        output = signals.max_output_tokens
+    def size_of(self, caller: Caller, signals: RequestSignals, answers: int) -> Size:
+        """What a request for tokens may use, with so many answers."""
+        bound = signals.max_output_tokens
+        output = self._config.tenants.output_tokens_assumed if bound is None else bound
         return Size(
             prompt_tokens=signals.prompt_tokens,
-            output_tokens=self._config.tenants.output_tokens_assumed if output is None else output,
-            flexible=output is None,
+            output_tokens=answers * output,
+            flexible=bound is None,
             usd_per_token=self._price(signals.model, caller),
         )
 

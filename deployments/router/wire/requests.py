@@ -13,6 +13,13 @@ from cluster.entities.workload import Surface
 from deployments.router.wire.errors import bad_request, model_not_found
 
 _TOKEN_ID_BYTES = 4
+_BOUNDS: Mapping[Surface, tuple[str, ...]] = {
+    Surface.CHAT: ("max_completion_tokens", "max_tokens"),
+    Surface.COMPLETIONS: ("max_tokens",),
+    Surface.RESPONSES: ("max_output_tokens",),
+    Surface.MESSAGES: ("max_tokens",),
+}
+"""Where a surface says how long an answer may be; the first that is there counts, and no other field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,15 @@ class ParsedRequest:
         return replace(self, body={**self.body, "cache_salt": salt})
 
     @property
+    def answers(self) -> int:
+        """How many it asks for: `n` to every prompt."""
+        if self.surface not in (Surface.CHAT, Surface.COMPLETIONS):
+            return 1
+        prompt = self.body.get("prompt") if self.surface is Surface.COMPLETIONS else None
+        prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+        return prompts * int(self.body.get("n") or 1)
+
+    @property
     def cache_salt(self) -> str:
         """What keeps equal prompts apart in the engines' prefix caches; empty where they are shared."""
         salt = self.body.get("cache_salt")
@@ -116,7 +132,7 @@ def parse(
         body["model"] = f"{model}:{adapter.adapter}"
     stream = _typed(body, "stream", bool, "a boolean") or False
     max_output = None
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+    for name in _BOUNDS.get(surface, ()):
         value = _typed(body, name, int, "an integer")
         if value is not None and value < 0:
             raise bad_request(f"`{name}` must not be negative, not {value}.", param=name)

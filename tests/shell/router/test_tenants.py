@@ -172,6 +172,21 @@ async def test_tokens_per_minute_reserve_and_give_back(start_cluster, make_key, 
     assert {answer.status for answer in answers} == {200, 429}
 
 
+async def test_several_answers_are_reserved_as_often_as_they_are_asked_for(start_cluster, make_key):
+    key = make_key("acme")
+    cluster = await start_cluster(with_tenants(acme={"budget": {"day": {"tokens": 400}}}))
+    assert (await cluster.chat(headers=bearer(key), n=8, max_tokens=60)).status == 402
+    prompts = {"model": "sim", "prompt": ["a", "b", "c", "d"], "n": 2, "max_tokens": 60}
+    assert (await cluster.post("/v1/completions", prompts, **bearer(key))).status == 402
+    # A bound in the words of another surface is none: the engine does not look at it.
+    disguised = {"model": "sim", "prompt": "a", "max_completion_tokens": 1, "max_tokens": 600}
+    assert (await cluster.post("/v1/completions", disguised, **bearer(key))).status == 402
+    answers = await many(cluster, key, 6, n=4, max_tokens=20)
+    used = sum(a.json["usage"]["total_tokens"] for a in answers if a.status == 200)
+    assert 300 <= used <= 400
+    assert set(statuses(answers)) == {200, 402}
+
+
 async def test_concurrency_is_exact_on_two_routers(start_cluster, make_key):
     key = make_key("acme")
     engine = {"output_tokens": 40, "step_base_s": 0.01}
