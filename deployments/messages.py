@@ -69,8 +69,11 @@ ADAPTER_REFUSED = "x-tidemill-adapter-refused"
 another one may have the adapter."""
 REQUEST_ID = "x-request-id"
 """Sent to engines; vLLM makes it part of its request id."""
+TOKENS_ASKED = "x-tidemill-tokens"
+"""Header of a request to an engine: `1` asks for `ToldTokens` between the events of its stream."""
 
 _EMBEDDING_STEPS = 10_000
+_TOKENS_TOLD = b": tidemill-tokens "
 
 
 def vector_to_header(x: Sequence[float]) -> str:
@@ -289,3 +292,43 @@ class FleetState:
     plan: PublishedPlan | None = None
     adapters: PublishedAdapters | None = None
     """None until the coordinator has said something since the directory started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldTokens:
+    """What an engine has made since it said so last, for surfaces whose events tell no token ids.
+
+    It stands in the stream before the events that it is about, as a comment, which no client looks at.
+    """
+
+    prompt: tuple[int, ...] = ()
+    """Ids of the prompt; told once."""
+    made: tuple[int, ...] = ()
+    """Ids of the answer's tokens."""
+    chars: int = 0
+    """Characters that the engine let go of."""
+    finish: str | None = None
+    """Why the answer ended, in OpenAI's words; None while it goes on."""
+    stop: str | int | None = None
+    """The stop string or token that it ended at."""
+
+    def comment(self) -> bytes:
+        """As it stands in the stream."""
+        fields = {name: value for name, value in asdict(self).items() if value not in ((), None)}
+        return _TOKENS_TOLD + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+    @classmethod
+    def of(cls, event: bytes) -> "ToldTokens | None":
+        """Read it from a part of a stream; None if that is an event.
+
+        Raises:
+            ValueError: it is none that an engine writes.
+        """
+        if not event.startswith(_TOKENS_TOLD):
+            return None
+        try:
+            fields: dict[str, Any] = json.loads(event[len(_TOKENS_TOLD) :])
+            prompt, made = tuple(fields.pop("prompt", ())), tuple(fields.pop("made", ()))
+            return cls(prompt=prompt, made=made, **fields)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not what an engine tells of tokens: {error}") from error

@@ -38,6 +38,10 @@ _COUNTING = (
     *("include_stop_str_in_output", "truncate_prompt_tokens"),
 )
 """What looks at the answer as a whole and takes its first half for prompt; or changes the prompt again."""
+_IDS = ("return_token_ids", "return_prompt_text", "enable_response_messages")
+_KEPT_BY_ONE_ENGINE = ("previous_response_id", "background")
+_FORMATS = (("response_format",), ("text", "format"), ("output_config", "format"))
+_TEXTS = {"text", "input_text", "output_text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +70,19 @@ def not_continued(surface: Surface, body: Mapping[str, Any], *, one_sequence: bo
         body: the request.
         one_sequence: whether it has one prompt and asks for one plain answer.
     """
-    response_format = body.get("response_format")
-    plain = not isinstance(response_format, dict) or response_format.get("type") == "text"
     stop = stop_strings(body)
+    elsewhere = not surface.generates or any(body.get(name) for name in _KEPT_BY_ONE_ENGINE)
+    plain = all(_is_plain(body, path) for path in _FORMATS)
+    text = _is_text(body.get("messages")) and _is_text(body.get("input"))
     grounds = (
-        (NotContinued.SURFACE, surface not in {Surface.CHAT, Surface.COMPLETIONS}),
+        (NotContinued.SURFACE, elsewhere),
         (NotContinued.SEVERAL_SEQUENCES, not one_sequence),
-        (NotContinued.LOGPROBS, not (body.get("logprobs") is None or body.get("logprobs") is False)),
+        (NotContinued.LOGPROBS, _wants_logprobs(body)),
         (NotContinued.TOOLS, any(body.get(name) for name in _TOOLS)),
         (NotContinued.GRAMMAR, not plain or any(body.get(name) for name in _GRAMMARS)),
         (NotContinued.COUNTED_OUTPUT, any(body.get(name) for name in _COUNTING) or _counts_aloud(body)),
-        (NotContinued.NOT_TEXT, bool(body.get("prompt_embeds")) or not _is_text(body.get("messages"))),
-        (NotContinued.IDS, bool(body.get("return_token_ids") or body.get("return_prompt_text"))),
+        (NotContinued.NOT_TEXT, bool(body.get("prompt_embeds")) or not text),
+        (NotContinued.IDS, any(body.get(name) for name in _IDS)),
         (NotContinued.TOO_LONG, any(len(text) > STOP_CHARS_MAX for text in stop)),
     )
     return next((ground for ground, holds in grounds if holds), None)
@@ -85,7 +90,7 @@ def not_continued(surface: Surface, body: Mapping[str, Any], *, one_sequence: bo
 
 def stop_strings(body: Mapping[str, Any]) -> tuple[str, ...]:
     """The request's stop strings, whichever form they are in."""
-    stop = body.get("stop")
+    stop = body.get("stop") or body.get("stop_sequences")
     given = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
     return tuple(text for text in given if isinstance(text, str))
 
@@ -108,16 +113,31 @@ def find_seam(boundaries: Iterable[Boundary], *, sent_chars: int) -> Seam | None
     return Seam(tokens=last.tokens, repeated_chars=sent_chars - last.chars)
 
 
+def _wants_logprobs(body: Mapping[str, Any]) -> bool:
+    asked = not (body.get("logprobs") is None or body.get("logprobs") is False)
+    include = body.get("include")
+    return asked or (isinstance(include, list) and "message.output_text.logprobs" in include)
+
+
+def _is_plain(body: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a request leaves the answer's format open: none is asked for, or text."""
+    found: Any = body
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return not isinstance(found, dict) or found.get("type") == "text"
+
+
 def _counts_aloud(body: Mapping[str, Any]) -> bool:
-    """Whether every event of the stream is to carry usage."""
-    options = body.get("stream_options")
-    return isinstance(options, dict) and bool(options.get("continuous_usage_stats"))
+    """Whether every event of the stream is to carry usage, or thinking has a budget of its own."""
+    options, thinking = body.get("stream_options"), body.get("thinking")
+    aloud = isinstance(options, dict) and bool(options.get("continuous_usage_stats"))
+    return aloud or (isinstance(thinking, dict) and thinking.get("type") == "enabled")
 
 
-def _is_text(messages: Any) -> bool:
+def _is_text(turns: Any) -> bool:
     """Whether a conversation holds nothing but text: images are no tokens that could be sent again."""
-    turns = messages if isinstance(messages, list) else []
-    contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
+    found = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    contents = [turn.get("content") for turn in found if turn.get("type", "message") == "message"]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     kinds = [part.get("type", "text") if isinstance(part, dict) else None for part in parts]
-    return all(kind == "text" for kind in kinds)
+    return len(contents) == len(found) and all(kind in _TEXTS for kind in kinds)

@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -48,6 +48,7 @@ from deployments.engine.simulated_requests import (
     token_ids,
 )
 from deployments.engine.simulated_tickets import TICKET_PATH, TicketOffice, pull
+from deployments.engine.token_telling import asks_for_tokens
 
 _SETTINGS = tuple(name for name in SimulatedEngine.model_fields if name != "kind")
 
@@ -132,7 +133,13 @@ class SimulatedApp:
         await self._batch.aclose()
 
     async def answer(
-        self, path: str, raw: bytes, *, request_id: str = "", address: tuple[str, int] = ("127.0.0.1", 0)
+        self,
+        path: str,
+        raw: bytes,
+        *,
+        request_id: str = "",
+        address: tuple[str, int] = ("127.0.0.1", 0),
+        tells_tokens: bool = False,
     ) -> Answer:
         """Answer one POST without HTTP around it.
 
@@ -141,16 +148,21 @@ class SimulatedApp:
             raw: the request's body.
             request_id: becomes part of the answer's id; empty makes one up.
             address: where other engines reach this one, for KV tickets.
+            tells_tokens: whether the tokens of a stream are told between its events.
         """
         try:
-            return await self._answer(path, raw, request_id=request_id, address=address)
+            return await self._answer(
+                path, raw, request_id=request_id, address=address, tells_tokens=tells_tokens
+            )
         except RequestError as error:
             return error_answer(path, error)
         except BatchFullError:
             message = f"{self._limits.waiting_max} sequences are waiting already."
             return error_answer(path, RequestError(503, message, "ServiceUnavailableError"))
 
-    async def _answer(self, path: str, raw: bytes, *, request_id: str, address: tuple[str, int]) -> Answer:
+    async def _answer(
+        self, path: str, raw: bytes, *, request_id: str, address: tuple[str, int], tells_tokens: bool
+    ) -> Answer:
         if path.startswith(TICKET_PATH):
             found = self._tickets.redeem(path.removeprefix(TICKET_PATH), now_s=time.monotonic())
             return Answer(status=200 if found else 404, body=b"{}")
@@ -165,6 +177,8 @@ class SimulatedApp:
         ask = parse_ask(
             surface, body, config=self._config, sequences_max=self._limits.sequences_per_request_max
         )
+        if surface in {Surface.MESSAGES, Surface.RESPONSES}:
+            ask = replace(ask, include_token_ids=tells_tokens)
         if self.adapters is not None and asked != self._model:
             ask = ask.by_adapter(asked)
             self.adapters.used(asked)
@@ -329,7 +343,11 @@ class SimulatedApp:
         try:
             server = scope.get("server") or ("127.0.0.1", 0)
             answer = await self.answer(
-                scope["path"], raw, request_id=request_id_of(scope), address=(server[0], server[1] or 0)
+                scope["path"],
+                raw,
+                request_id=request_id_of(scope),
+                address=(server[0], server[1] or 0),
+                tells_tokens=asks_for_tokens(scope),
             )
             await send_answer(answer, send)
         except asyncio.CancelledError:

@@ -11,6 +11,7 @@ import orjson
 
 from cluster.entities.workload import Surface
 from deployments.engine.simulated_requests import WORD_IDS, Ask, answer_words
+from deployments.messages import ToldTokens
 
 Json = dict[str, Any]
 
@@ -188,6 +189,19 @@ class _CompletionEvents:
         return b'%b,"choices":[],"usage":%b}\n\ndata: [DONE]\n\n' % (self._head, usage)
 
 
+def _told(draft: Draft, place: int) -> bytes:
+    """What the router is told of a token, if it asked for that."""
+    if not draft.ask.include_token_ids:
+        return b""
+    piece, last = draft.pieces[0][place], place == draft.ask.output_tokens - 1
+    return ToldTokens(
+        prompt=() if place else tuple(draft.ask.prompts[0].ids),
+        made=(WORD_IDS[piece.strip()],),
+        chars=len(piece),
+        finish=draft.finish_reason if last else None,
+    ).comment()
+
+
 def _named(kind: str, data: Json) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **data}))
 
@@ -229,8 +243,10 @@ class _MessageEvents:
             b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
             b'"delta":{"type":"text_delta","text":"'
         )
+        pieces = self._draft.pieces[choice]
         return b"".join(
-            b'%b%b"}}\n\n' % (start_of, piece.encode()) for piece in self._draft.pieces[choice][start:stop]
+            b'%b%b%b"}}\n\n' % (_told(self._draft, place), start_of, pieces[place].encode())
+            for place in range(start, stop)
         )
 
     def closing(self) -> bytes:
@@ -312,9 +328,10 @@ class _ResponseEvents:
 
     def tokens(self, choice: int, start: int, stop: int) -> bytes:
         event: Callable[[str, Json], bytes] = self._event
+        pieces, kind = self._draft.pieces[choice], "response.output_text.delta"
         return b"".join(
-            event("response.output_text.delta", {**self._at, "delta": piece, "logprobs": []})
-            for piece in self._draft.pieces[choice][start:stop]
+            _told(self._draft, place) + event(kind, {**self._at, "delta": pieces[place], "logprobs": []})
+            for place in range(start, stop)
         )
 
     def closing(self) -> bytes:

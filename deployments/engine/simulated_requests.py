@@ -86,6 +86,7 @@ class Ask:
     stream: bool
     include_usage: bool
     include_token_ids: bool = False
+    """By the fields of completions, or in comments between the events of other surfaces."""
     kv_transfer_params: dict[str, Any] = field(default_factory=dict)
     echo: dict[str, Any] = field(default_factory=dict)
     """The request's fields that the answer repeats."""

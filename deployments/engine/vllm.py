@@ -22,6 +22,7 @@ from cluster.entities.pool import EngineCounters, Role
 from deployments.engine.cores import CoreClaim
 from deployments.engine.interface import EngineFailedError, EngineLoad
 from deployments.engine.kv_events import KvEvents
+from deployments.engine.token_telling import TellsTokens, noted
 from deployments.engine.vllm_adapters import VllmAdapters
 from deployments.http_port import free_port, own_host
 
@@ -122,6 +123,7 @@ class VllmServer:
             await self._client.collective_rpc("settle_on_cores", args=(list(self._claim.cores),))
         if self._kv_events is not None:
             self._kv_events.start()
+        self._client.generate = noted(self._client.generate)
         tasks = await self._client.get_supported_tasks()
         app = build_app(args, tasks, self._client.model_config)
         await init_app_state(self._client, app.state, args, tasks)
@@ -129,7 +131,7 @@ class VllmServer:
             self._adapters = VllmAdapters(self._client, app.state.openai_serving_models)
             if self._pool.adapters is not None:
                 await self._adapters.quicken()
-        return app
+        return TellsTokens(app)
 
     @property
     def adapters(self) -> VllmAdapters | None:

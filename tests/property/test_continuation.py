@@ -15,6 +15,7 @@ from cluster.config.continuation import ContinuationConfig
 from cluster.entities.workload import Surface
 from cluster.policy.continuation import Boundary, find_seam
 from deployments.router.generation.continuation import AnswerSoFar
+from deployments.router.generation.rest_of_stream import RestOfStream
 from deployments.router.generation.stream import EventStream
 from deployments.router.wire.requests import parse
 from tests.examples import examples
@@ -115,7 +116,7 @@ def test_a_broken_stream_reads_as_a_whole_one(texts, kind, stops, cuts, step):
         said = len(body["prompt"]) - len(PROMPT_IDS)
         assert body["prompt"] == [*PROMPT_IDS, *range(1000, 1000 + said)]
         rest = b"".join(engine(Surface.COMPLETIONS, texts, said, stops))
-        stream = so_far.rest(seam, annotate=None)
+        stream = RestOfStream(so_far, seam, annotate=None)
         out += fed(stream, rest[: int(cut * len(rest))], step)
     text, events = read(out, kind)
     assert text == wanted

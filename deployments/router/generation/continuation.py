@@ -1,4 +1,4 @@
-"""What another replica needs to go on with a stream, and its stream as the rest of the first one.
+"""What another replica needs to go on with a stream, and how the rest is told to the client.
 
 While an answer runs, only the ids of its tokens are taken out and kept; everything else is read from the last
 events if the replica fails. The policy is `cluster.policy.continuation`.
@@ -23,14 +23,12 @@ from cluster.policy.continuation import (
     not_continued,
     stop_strings,
 )
-from deployments.router.generation.stream import Annotate, EventStream
 from deployments.router.wire.requests import ParsedRequest
-from deployments.router.wire.upstream import ReplicaError
 
 # Quotes inside an answer's text are escaped, so that no answer can look like these.
 _IDS, _PROMPT = b'token_ids":[', b"prompt_"
 _ERROR = b'data: {"error"'
-_DONE = b"data: [DONE]"
+DONE = b"data: [DONE]"
 _KEPT_CHARS = 2 * STOP_CHARS_MAX
 _KEPT_BOUNDARIES = 2048
 _HEAD = ("id", "object", "created", "model")
@@ -95,8 +93,21 @@ class AnswerSoFar:
         """Tokens of the prompt; 0 until the engine has told them."""
         return self._prompt_ids.count(b",") + 1 if self._prompt_ids else 0
 
+    def asked(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request as the first replica gets it, so that it tells the ids of its tokens."""
+        return {**body, "return_token_ids": True} if self.wanted else body
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of that request."""
+        return {}
+
     def strip(self, events: bytes) -> bytes:
-        """Whole events without the ids that the client did not ask for, up to one that says `failure`."""
+        """Whole events without what the client did not ask for, up to one that says `failure`."""
+        return self.take_ids(events)
+
+    def take_ids(self, events: bytes) -> bytes:
+        """Whole events of a completion without the ids in them, up to one that says `failure`."""
         if _ERROR in events:
             begin = events.index(_ERROR)
             self.failure = events[begin:][:500].decode("utf-8", "replace")
@@ -118,9 +129,12 @@ class AnswerSoFar:
         if not parts:
             return events
         parts.append(events[place:])
+        self._bound_tokens()
+        return b"".join(parts)
+
+    def _bound_tokens(self) -> None:
         if len(self._tokens) > self._tokens_max:
             self.refused, self._tokens = NotContinued.TOO_LONG, array("Q")
-        return b"".join(parts)
 
     def break_off(self, tail: bytes, *, complete: bool) -> Seam | None:
         """Read what a failed replica sent; where to go on, None if that cannot be.
@@ -155,7 +169,7 @@ class AnswerSoFar:
         events = tail.split(b"\n\n")[:-1][0 if complete else 1 :]
         told = list(takewhile(lambda event: not event.startswith(_ERROR), events))
         parsed = [orjson.loads(event[6:]) for event in told if event.startswith(b"data: {")]
-        self.done_told = any(event.startswith(_DONE) for event in told)
+        self.done_told = any(event.startswith(DONE) for event in told)
         made = [sum(len(c.get("token_ids") or ()) for c in event["choices"]) for event in parsed]
         tokens = len(self._tokens) - sum(made)
         if complete:
@@ -222,10 +236,9 @@ class AnswerSoFar:
                 and take no more than fit.
         """
         asked = self._request.body
-        body = {name: value for name, value in asked.items() if name not in _CHAT_ONLY}
         bound = self.bound_tokens
         least = asked.get("min_tokens")
-        body |= {
+        body = self._sampling() | {
             "prompt": [*map(int, self._prompt_ids.split(b",")), *self._tokens],
             "max_tokens": most_tokens if bound is None else bound - seam.tokens,
             "min_tokens": max(0, least - seam.tokens) if isinstance(least, int) else 0,
@@ -236,7 +249,45 @@ class AnswerSoFar:
         }
         return orjson.dumps(body)
 
-    def event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
+    def _sampling(self) -> dict[str, Any]:
+        """How tokens are chosen, and who asks, as a text completion says it."""
+        return {name: value for name, value in self._request.body.items() if name not in _CHAT_ONLY}
+
+    def more(self, fresh: str, choice: dict[str, Any]) -> bytes:
+        """The events of a piece of text that another replica has made.
+
+        Args:
+            fresh: the text.
+            choice: as the replica tells it, with why the answer ends if it does.
+        """
+        finish = choice.get("finish_reason")
+        chat = self._request.surface is Surface.CHAT
+        said: dict[str, Any] = {"delta": {"content": fresh}} if chat else {"text": fresh}
+        ending: dict[str, Any] = {"logprobs": None, "finish_reason": finish}
+        if finish is not None or not chat:
+            ending["stop_reason"] = choice.get("stop_reason")
+        if not chat:
+            ending["prompt_token_ids"] = None
+        return self._event([{"index": 0, **said, **ending, "token_ids": None}])
+
+    def with_usage(self, usage: dict[str, Any], *, annotated: bool) -> bytes:
+        """The events that tell the client its usage.
+
+        Args:
+            usage: of the whole answer.
+            annotated: whether it has been added to, at the client's wish.
+        """
+        if not (self._request.wants_usage or annotated):
+            return b""
+        self.usage_told = True
+        return self._event([], usage)
+
+    def done(self) -> bytes:
+        """What says that nothing more comes."""
+        self.done_told = True
+        return DONE + b"\n\n"
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         """An event under the name of the first replica's answer."""
         content = {**self._head, "choices": choices}
         if usage is not None:
@@ -245,117 +296,15 @@ class AnswerSoFar:
 
     def closing(self) -> bytes:
         """What is missing of a stream of which only the end got lost."""
-        usage = {
+        if self.done_told:
+            return b""
+        return (b"" if self.usage_told else self.with_usage(self._usage(), annotated=False)) + self.done()
+
+    def _usage(self) -> dict[str, Any]:
+        """Of the answer so far."""
+        return {
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + self.tokens,
             "completion_tokens": self.tokens,
             "prompt_tokens_details": None,
         }
-        if self.done_told:
-            return b""
-        told = self._request.wants_usage and not self.usage_told
-        return (self.event([], usage) if told else b"") + _DONE + b"\n\n"
-
-    def rest(self, seam: Seam, *, annotate: Annotate | None) -> "RestOfStream":
-        """The next replica's stream, to be fed with its bytes."""
-        return RestOfStream(self, self._request, seam, annotate=annotate)
-
-
-class RestOfStream(EventStream):
-    """A continuing replica's text completion, brought into the form of the stream that it continues."""
-
-    def __init__(
-        self, so_far: AnswerSoFar, request: ParsedRequest, seam: Seam, *, annotate: Annotate | None
-    ) -> None:
-        """Start before its first byte."""
-        super().__init__(Surface.COMPLETIONS, drop_usage=False)
-        self._so_far = so_far
-        self._request = request
-        self._told_annotate = annotate
-        self._expected = so_far.repeated(seam)
-        self._chars = so_far.sent_chars - seam.repeated_chars
-        """Characters of the whole answer that the replica has let go of, or had with the prompt."""
-        self._kept_tokens = seam.tokens
-        self._usage: dict[str, Any] | None = None
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Take bytes from the engine and return what the client gets of them now.
-
-        Raises:
-            ReplicaError: it makes other text than the client has already.
-        """
-        out = b""
-        for event in super().feed(chunk).split(b"\n\n"):
-            stripped = self._so_far.strip(event)
-            if self._so_far.failure is not None:
-                break
-            out += self._translated(stripped) if stripped.strip() else b""
-        return out
-
-    def rest(self) -> bytes:
-        """Nothing: half an event cannot be translated."""
-        super().rest()
-        return b""
-
-    def usage(self) -> dict[str, Any] | None:
-        """Usage of the whole answer, each token counted once."""
-        return self._usage
-
-    def _translated(self, event: bytes) -> bytes:
-        if event.startswith(_DONE):
-            self._so_far.done_told = True
-            return event + b"\n\n"
-        content = orjson.loads(event.removeprefix(b"data: "))
-        out = b"".join(self._choice(choice) for choice in content["choices"])
-        usage = content.get("usage")
-        if isinstance(usage, dict) and not content["choices"]:
-            self._usage = self._whole_usage(usage)
-            if self._told_annotate is not None:
-                self._told_annotate(self._usage)
-            if self._request.wants_usage or self._told_annotate is not None:
-                out += self._so_far.event([], self._usage)
-                self._so_far.usage_told = True
-        return out
-
-    def _choice(self, choice: dict[str, Any]) -> bytes:
-        text, finish = str(choice.get("text") or ""), choice.get("finish_reason")
-        fresh = self._fresh(text, finish)
-        if text:
-            self._chars += len(text)
-            self._so_far.reached(self._so_far.tokens, self._chars)
-        if not fresh and finish is None:
-            return b""
-        self._so_far.sent(fresh)
-        self._so_far.finished = finish is not None
-        chat = self._request.surface is Surface.CHAT
-        said: dict[str, Any] = {"delta": {"content": fresh}} if chat else {"text": fresh}
-        ending: dict[str, Any] = {"logprobs": None, "finish_reason": finish}
-        if finish is not None or not chat:
-            ending["stop_reason"] = choice.get("stop_reason")
-        if not chat:
-            ending["prompt_token_ids"] = None
-        return self._so_far.event([{"index": 0, **said, **ending, "token_ids": None}])
-
-    def _fresh(self, text: str, finish: object) -> str:
-        """What of a text the client does not have yet."""
-        repeated = min(len(text), len(self._expected))
-        same = text[:repeated] == self._expected[:repeated]
-        self._expected = self._expected[repeated:]
-        if not same or (finish is not None and self._expected):
-            raise ReplicaError("the answer took another course", unreachable=False)
-        return text[repeated:]
-
-    def _whole_usage(self, usage: dict[str, Any]) -> dict[str, Any]:
-        prompt_tokens = self._so_far.prompt_tokens
-        output_tokens = self._kept_tokens + int(usage.get("completion_tokens") or 0)
-        found: dict[str, Any] = {
-            **usage,
-            "prompt_tokens": prompt_tokens,
-            "total_tokens": prompt_tokens + output_tokens,
-            "completion_tokens": output_tokens,
-        }
-        details = usage.get("prompt_tokens_details")
-        if isinstance(details, dict) and isinstance(details.get("cached_tokens"), int):
-            cached = min(prompt_tokens, details["cached_tokens"])
-            found["prompt_tokens_details"] = {**details, "cached_tokens": cached}
-        return found

@@ -217,6 +217,8 @@ class EngineAnswer:
         step = self._step(report)
         failure: str | None = "not finished"
         headers = self._engine_headers(step)
+        if relay.seam is None:
+            headers |= relay.so_far.headers
         if self._adapter is not None:
             headers |= self._adapter.headers(may_differ=ticket is None and relay.seam is None)
         try:
@@ -247,8 +249,7 @@ class EngineAnswer:
             body = relay.so_far.body(relay.seam, most_tokens=most)
             return Surface.COMPLETIONS.value, self._adapter.gone_on(body) if self._adapter else body
         params = None if ticket is None else ticket.params
-        asked = self._request.body
-        asked = {**asked, "return_token_ids": True} if relay.so_far.wanted else asked
+        asked = relay.so_far.asked(self._request.body)
         return self._request.surface.value, answer_body(replace(self._request, body=asked), params)
 
     async def _fetch_ticket(self, answering: ReplicaView) -> KVTicket | None:

@@ -9,7 +9,8 @@ from cluster.config.models import ModelConfig
 from cluster.policy.continuation import Seam
 from deployments.router.core import RouterCore
 from deployments.router.fleet.view import Dispatch
-from deployments.router.generation.continuation import AnswerSoFar
+from deployments.router.generation.named_events import answer_so_far
+from deployments.router.generation.rest_of_stream import RestOfStream
 from deployments.router.generation.stream import (
     Annotate,
     EventStream,
@@ -109,7 +110,7 @@ class Relay:
         self._events: EventStream | None = None
         self._own_tokens = 0
         self._entry_bytes_max = core.config.semantic_cache.exact.entry_bytes_max
-        self.so_far = AnswerSoFar(request, core.config.gateway.continuation, prompt_tokens)
+        self.so_far = answer_so_far(request, core.config.gateway.continuation, prompt_tokens)
         self.relayed = Relayed()
         self.seam: Seam | None = None
         """Where in the answer the replica begins; None at its beginning."""
@@ -197,7 +198,7 @@ class Relay:
 
     def _event_stream(self) -> EventStream:
         if self.seam is not None:
-            return self.so_far.rest(self.seam, annotate=self._annotate)
+            return RestOfStream(self.so_far, self.seam, annotate=self._annotate)
         asked_for_usage = counts_usage(self._request) and not self._request.wants_usage
         drop = asked_for_usage and self._annotate is None
         return EventStream(self._request.surface, drop_usage=drop, annotate=self._annotate)

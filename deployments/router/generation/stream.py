@@ -29,7 +29,7 @@ _PREAMBLES = (
 )
 _ROLE_ONLY = b'"delta":{"role":"assistant","content":""}'
 """Chat's announcement: it comes with the first token, and costs nothing to be held until then."""
-_ERRORS = (b'data: {"error"', b"event: error", b"event: response.failed")
+ERRORS = (b'data: {"error"', b"event: error", b"event: response.failed")
 _ENDINGS = {
     Surface.RESPONSES: (b"event: response.completed", b"event: response.incomplete"),
     Surface.MESSAGES: (b"event: message_stop",),
@@ -146,7 +146,7 @@ class EventStream:
         """Whether the stream was complete."""
         # Only how an event begins counts: what it quotes may look like anything.
         last = self._last_events()
-        if not self.tail.endswith((b"\n\n", b"\n\r\n")) or any(event.startswith(_ERRORS) for event in last):
+        if not self.tail.endswith((b"\n\n", b"\n\r\n")) or any(event.startswith(ERRORS) for event in last):
             return False
         endings = _ENDINGS.get(self._surface, (b"data: [DONE]",))
         return any(event.startswith(endings) for event in last)
@@ -217,7 +217,7 @@ def has_begun(held: bytes) -> bool:
 
 def is_error(held: bytes) -> bool:
     """Whether a stream's first event is the engine's failure."""
-    return held.lstrip().startswith(_ERRORS) or any(b"\n\n" + error in held for error in _ERRORS)
+    return held.lstrip().startswith(ERRORS) or any(b"\n\n" + error in held for error in ERRORS)
 
 
 def _annotated(event: bytes, annotate: Annotate) -> bytes:

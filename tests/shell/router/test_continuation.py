@@ -4,62 +4,20 @@ import asyncio
 from typing import Any
 
 import openai
-import orjson
 import pytest
 import yaml
 
 from cluster.config import parse_config
 from cluster.config.pools import SimulatedEngine
-from cluster.entities.pool import Role
 from cluster.replay import from_json, redecide
-from deployments.engine.simulated import SimulatedApp
+from tests.shell.router.dying import SETTINGS, Dying
 
-SETTINGS: dict[str, Any] = {"prefill_tokens_per_s": 1e6, "step_base_s": 0.001, "step_per_sequence_s": 0}
 TURNS: Any = [{"role": "user", "content": "hello"}]
 TOOL: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ASKED: dict[str, Any] = {
     "/v1/chat/completions": {"messages": TURNS},
     "/v1/completions": {"prompt": "hello"},
 }
-
-
-class Dying:
-    """A simulated engine that breaks a stream off after some bytes, as often as it is told to."""
-
-    def __init__(self) -> None:
-        self._app = SimulatedApp(SimulatedEngine(**SETTINGS), model="sim", role=Role.DECODE)
-        self.bytes_left = 0
-        self.deaths = 0
-        self.asked: list[Any] = []
-        self.parting = b""
-        """What it says before it dies."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        sent = 0
-
-        async def watched() -> Any:
-            message = await receive()
-            if message.get("body"):
-                self.asked.append(orjson.loads(message["body"]))
-            return message
-
-        async def until_dead(message: Any) -> None:
-            nonlocal sent
-            body = message.get("body", b"")
-            if self.deaths and message.get("more_body") and sent + len(body) > self.bytes_left:
-                self.deaths -= 1
-                part = body[: max(0, self.bytes_left - sent)]
-                if self.parting:
-                    part = part[: part.rfind(b"\n\n") + 2] + self.parting
-                await send({**message, "body": part})
-                raise ConnectionResetError("dead")
-            sent += len(body)
-            await send(message)
-
-        await self._app(scope, watched, until_dead)
-
-    async def aclose(self) -> None:
-        await self._app.aclose()
 
 
 @pytest.fixture
