@@ -88,8 +88,6 @@ def is_cacheable(request: ParsedRequest, headers: Mapping[str, str]) -> bool:
     body = request.body
     if not request.surface.generates or body.get("previous_response_id") or body.get("background"):
         return False
-    if body.get("kv_transfer_params") is not None:
-        return False
     if choice == "on":
         return True
     # A tool call has effects outside; replaying one must be asked for.

@@ -20,6 +20,9 @@ _BOUNDS: Mapping[Surface, tuple[str, ...]] = {
     Surface.MESSAGES: ("max_tokens",),
 }
 """Where a surface says how long an answer may be; the first that is there counts, and no other field."""
+_BETWEEN_ENGINES = ("kv_transfer_params", "ec_transfer_params")
+"""From where an engine fetches what another one has computed. A client who could say it could name any
+address, and the blocks of anybody's prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ def parse(
         ApiError: 400 or 404, in words that say what would be right.
     """
     body = _object(raw, depth_max=config.gateway.json_depth_max)
+    _refuse_tickets(body)
     model, goal, adapter = _model(body, surface, config, adapters)
     if adapter is None:
         body["model"] = model
@@ -221,6 +225,13 @@ def _model(
         return adapter.model, None, adapter if surface.generates else None
     # What generates nothing is not worth a choice.
     return (asked, goal, None) if surface.generates else (config.default_model, None, None)
+
+
+def _refuse_tickets(body: dict[str, Any]) -> None:
+    extra = body.get("vllm_xargs")  # becomes one with the engine's own arguments
+    for name in _BETWEEN_ENGINES:
+        if body.get(name) is not None or (isinstance(extra, dict) and name in extra):
+            raise bad_request(f"`{name}` is between engines and not taken from clients.", param=name)
 
 
 def _typed(body: dict[str, Any], name: str, kind: type, words: str) -> Any:
@@ -328,7 +339,6 @@ def _one_plain_choice(body: Mapping[str, Any]) -> bool:
         and not body.get("echo")
         and not body.get("use_beam_search")
         and body.get("prompt_logprobs") is None
-        and body.get("kv_transfer_params") is None
     )
 
 

@@ -117,3 +117,14 @@ async def test_tenants_share_prefixes_only_where_that_is_configured(start_cluste
     assert await believed_cached("mill") == 0
     assert await believed_cached("mill") > 64
     assert (await believed_cached("weir") > 64) is shared
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_a_client_neither_gets_nor_redeems_tickets(cluster, path):
+    turns = [{"role": "user", "content": "hello"}]
+    body = {"model": "sim", "messages": turns, "input": "hello", "max_tokens": 1}
+    for ticket in ({"do_remote_decode": True}, {"do_remote_prefill": True, "remote_host": "10.0.0.1"}):
+        answer = await cluster.post(path, {**body, "kv_transfer_params": ticket})
+        assert answer.status == 400
+        assert "kv_transfer_params" in answer.content.decode()
+    assert cluster.engine_requests == 0

@@ -100,7 +100,6 @@ def test_a_key_is_a_sha_256_in_hex(parsed):
         (CHAT, {"tools": [{"type": "function"}]}, {}, False),
         (CHAT, {"tools": []}, {}, True),
         (CHAT, {"tools": [{"type": "function"}]}, {"x-tidemill-cache": "on"}, True),
-        (CHAT, {"kv_transfer_params": {"a": 1}}, {"x-tidemill-cache": "on"}, False),
         (Surface.RESPONSES, {"input": "a"}, {}, True),
         (Surface.RESPONSES, {"input": "a", "previous_response_id": "r"}, {"x-tidemill-cache": "on"}, False),
         (Surface.RESPONSES, {"input": "a", "background": True}, {"x-tidemill-cache": "on"}, False),

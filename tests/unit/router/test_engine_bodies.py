@@ -37,7 +37,7 @@ TICKET = {"do_remote_prefill": True, "remote_engine_id": "e"}
         (CHAT, {"prompt_logprobs": 5}, False),
         (CHAT, {"logprobs": True, "top_logprobs": 3}, True),
         (CHAT, {"use_beam_search": True}, False),
-        (CHAT, {"kv_transfer_params": {}}, False),
+        (CHAT, {"kv_transfer_params": None}, True),
         (COMPLETIONS, {"max_tokens": 0}, False),
         (COMPLETIONS, {"max_tokens": 1}, True),
         (COMPLETIONS, {"prompt": ["a"]}, True),

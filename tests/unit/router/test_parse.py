@@ -80,6 +80,9 @@ WRONG_FIELDS = [
     (CHAT, chat(max_tokens=[1]), "max_tokens", "invalid_request"),
     (CHAT, chat(max_completion_tokens=-1), "max_completion_tokens", "invalid_request"),
     (CHAT, chat(max_completion_tokens={}), "max_completion_tokens", "invalid_request"),
+    (CHAT, chat(kv_transfer_params={"do_remote_decode": True}), "kv_transfer_params", "invalid_request"),
+    (RESPONSES, {"input": "a", "ec_transfer_params": {}}, "ec_transfer_params", "invalid_request"),
+    (CHAT, chat(vllm_xargs={"kv_transfer_params": "x"}), "kv_transfer_params", "invalid_request"),
     (RESPONSES, {"input": "a", "max_output_tokens": -1}, "max_output_tokens", "invalid_request"),
     (RESPONSES, {"input": "a", "max_output_tokens": "9"}, "max_output_tokens", "invalid_request"),
     (CHAT, chat(n=0), "n", "invalid_request"),
@@ -154,6 +157,7 @@ def test_an_unknown_model_is_told_what_there_is(parsed):
 ODD = [
     (CHAT, chat(unheard_of={"a": [1, 2.5, None, "é"]}, top_k=-1, stop=None)),
     (CHAT, chat(stream=None, max_tokens=None, n=None, stream_options=None)),
+    (CHAT, chat(kv_transfer_params=None, vllm_xargs={"session_id": "s"})),
     (CHAT, chat(messages=[{"role": "user"}])),
     (CHAT, chat(messages=[{"role": "user", "content": None}])),
     (CHAT, chat(messages=[{"role": "user", "content": 7}])),
