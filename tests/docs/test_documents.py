@@ -18,6 +18,7 @@ from cluster.entities.workload import Surface
 from cluster.policy.token_estimate import TokenRatio, estimate_tokens
 from deployments.router.pages.adapters import VLLM_PATHS
 from operators.cli.app import app
+from operators.kubernetes.images import locked_versions
 
 FOLDERS = (
     "cluster",
@@ -237,3 +238,22 @@ def test_documents_hold_no_addresses_and_paths_of_somebody_s_machine(document):
         for s in absolute
         if not s.startswith((*ours, "/admin", "/status", "/tmp/tidemill", "/tokenize", "/sys/class/powercap"))
     }
+
+
+def test_every_error_that_a_client_may_get_is_explained(root):
+    table = (root / "docs" / "operations.md").read_text("utf-8")
+    table = table.partition("## What an error means")[2].partition("When starting:")[0]
+    texts = [path.read_text("utf-8") for path in (root / "deployments" / "router").rglob("*.py")]
+    texts.append((root / "deployments" / "semantic_cache" / "embeddings.py").read_text("utf-8"))
+    codes = {code for text in texts for code in re.findall(r'\bcode="([a-z_]+)"', text)}
+    assert {"model_not_found", "tokens_not_supported"} <= codes
+    assert not {code for code in codes if f"`{code}`" not in table}
+
+
+def test_the_tag_of_the_images_is_found_as_the_page_says(root):
+    page = (root / "docs" / "operations.md").read_text("utf-8")
+    (line,) = re.findall(r"^ +(TAG=.*)$", page, flags=re.MULTILINE)
+    told = subprocess.run(
+        ["sh", "-c", f"{line}; echo $TAG"], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == locked_versions(root).tag
