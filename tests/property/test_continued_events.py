@@ -83,9 +83,19 @@ class Writer:
             self.event("response.output_item.done", output_index=0, item=item)
         usage = {
             "input_tokens": len(PROMPT_IDS),
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {
+                "cached_tokens": 0,
+                "cache_write_tokens": 0,
+                "input_tokens_per_turn": [],
+                "cached_tokens_per_turn": [],
+            },
             "output_tokens": tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {
+                "reasoning_tokens": 0,
+                "tool_output_tokens": 0,
+                "output_tokens_per_turn": [],
+                "tool_output_tokens_per_turn": [],
+            },
             "total_tokens": len(PROMPT_IDS) + tokens,
         }
         response = {"id": "r", "status": "completed", "output": [item] if self.text else [], "usage": usage}

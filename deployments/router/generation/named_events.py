@@ -152,7 +152,6 @@ class MessageSoFar(_NamedSoFar):
     def __init__(self, request: ParsedRequest, config: ContinuationConfig, prompt_tokens: int) -> None:
         """Start before the first byte."""
         super().__init__(request, config, prompt_tokens)
-        self._usage_at_start: _Json = {}
         self._index = 0
         """Of the block of text."""
 
@@ -163,9 +162,7 @@ class MessageSoFar(_NamedSoFar):
         return bound if isinstance(bound, int) else None
 
     def _read_named(self, kind: str, event: _Json) -> str:
-        if kind == "message_start":
-            self._usage_at_start = event["message"]["usage"]
-        elif kind == "content_block_start":
+        if kind == "content_block_start":
             self._index = event["index"]
             _must_be(event["content_block"]["type"], "text")
         elif kind == "content_block_delta":
@@ -180,16 +177,13 @@ class MessageSoFar(_NamedSoFar):
         return opened + self._named("content_block_delta", {"index": self._index, "delta": delta})
 
     def _ending(self, usage: _Json) -> bytes:
-        # What of the prompt was cached was told at the start.
-        told = {name: count for name, count in self._usage_at_start.items() if name not in _ADDED_TO_USAGE}
-        told["output_tokens"] = usage["completion_tokens"]
-        told |= {name: usage[name] for name in _ADDED_TO_USAGE if name in usage}
         reason, sequence = self._stop_reason()
         closed = b""
         if "content_block_start" in self._told:
             closed = self._untold("content_block_stop", index=self._index)
         delta = {"stop_reason": reason, "stop_sequence": sequence}
-        return closed + self._untold("message_delta", delta=delta, usage=told) + self._untold("message_stop")
+        last = self._untold("message_delta", delta=delta, usage=_messages_usage(usage))
+        return closed + last + self._untold("message_stop")
 
     def _stop_reason(self) -> tuple[str, str | None]:
         if self._finish == "length":
@@ -280,14 +274,30 @@ class ResponseSoFar(_NamedSoFar):
         return super()._named(kind, {"sequence_number": self._number, **fields})
 
 
+def _messages_usage(usage: _Json) -> _Json:
+    """Usage of a completion in the words of messages, which count cached tokens apart."""
+    details = usage.get("prompt_tokens_details")
+    cached = (details or {}).get("cached_tokens") or 0
+    apart = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached} if details else {}
+    return {
+        "input_tokens": usage["prompt_tokens"] - cached,
+        "output_tokens": usage["completion_tokens"],
+        **apart,
+        **{name: usage[name] for name in _ADDED_TO_USAGE if name in usage},
+    }
+
+
 def _responses_usage(usage: _Json) -> _Json:
     """Usage of a completion in the words of responses."""
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    prompt = {"cached_tokens": cached, "cache_write_tokens": 0}
+    output = {"reasoning_tokens": 0, "tool_output_tokens": 0}
+    turns: _Json = {"output_tokens_per_turn": [], "tool_output_tokens_per_turn": []}
     return {
         "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "input_tokens_details": {**prompt, "input_tokens_per_turn": [], "cached_tokens_per_turn": []},
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {**output, **turns},
         "total_tokens": usage["total_tokens"],
         **{name: usage[name] for name in _ADDED_TO_USAGE if name in usage},
     }
