@@ -183,6 +183,14 @@ def _telling_alerts() -> list[Alert]:
             summary="no decision of the provisioner for {{ $value | humanizeDuration }}",
         ),
         Alert(
+            # One that fails from its first round on leaves no age. While engines start there is none either.
+            name="TidemillProvisionerMissing",
+            expr=f'absent({fleet.PLAN_AGE.name}) and on () up{{job="tidemill-router"}} == 1',
+            wait="15m",
+            severity="page",
+            summary="no router knows of any decision of the provisioner",
+        ),
+        Alert(
             name="TidemillDecisionsDropped",
             expr=f"sum(increase({requests.DECISIONS_DROPPED.name}[10m])) > 0",
             wait="0m",

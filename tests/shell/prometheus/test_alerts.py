@@ -194,6 +194,20 @@ CASES: list[tuple[str, list[dict[str, str]], str, str, list[dict[str, str]]]] = 
         [{"severity": "page"}],
     ),
     (
+        "the provisioner has never decided",
+        [_series("up", "1x60", job="tidemill-router", replica="r1")],
+        "20m",
+        "TidemillProvisionerMissing",
+        [{"severity": "page"}],
+    ),
+    (
+        "nobody is there to say what the provisioner does",
+        [_series("up", "0x60", job="tidemill-router", replica="r1")],
+        "20m",
+        "TidemillProvisionerMissing",
+        [],
+    ),
+    (
         "a router is down",
         [
             _series("up", "0x60", job="tidemill-router", replica="r1"),
