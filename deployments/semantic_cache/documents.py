@@ -17,6 +17,7 @@ from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
+from cluster.policy.semantic_cache.surroundings import Surroundings
 
 JUDGEMENTS_KEPT = 16_384
 
@@ -110,6 +111,17 @@ def entry_of(meta: str | bytes) -> StoredAnswer:
     """The inverse of `meta_of`."""
     fields = json.loads(meta)
     return StoredAnswer(**{**fields, "partition": Partition(*fields["partition"])})
+
+
+def judgement_meta(judgement: Judgement) -> str:
+    """What was judged, as JSON."""
+    return json.dumps(asdict(judgement), separators=(",", ":"))
+
+
+def judgement_of(meta: str | bytes) -> Judgement:
+    """The inverse of `judgement_meta`."""
+    fields = json.loads(meta)
+    return Judgement(**{**fields, "around": Surroundings(**fields["around"])})
 
 
 def vector_of(blob: bytes) -> Vector:

@@ -333,15 +333,21 @@ class NearMatches:
 
     async def _judge_one(self, case: _Case) -> None:
         stored = case.decision.entry
-        document = None if stored is None else await self._read(stored)
-        if stored is None or document is None:
+        if stored is None:
+            return
+        document_id = stored.document_id
+        document = await self._read(stored)
+        if document is None:
             return
         agrees = await self._agreement.of(case.question, case.fresh, document)
         if agrees is None:
             self.counts.unjudged += 1
             return
         judgement = Judgement(
-            similarity=case.decision.similarity, is_wrong=not agrees, agreeing=case.decision.agreeing
+            similarity=case.decision.similarity,
+            is_wrong=not agrees,
+            around=case.decision.around,
+            document_id=document_id,
         )
         self.tier.judged(case.category, judgement)
         self.counts.judged(case.category, judgement)

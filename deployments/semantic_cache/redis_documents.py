@@ -20,12 +20,14 @@ from deployments.semantic_cache.documents import (
     Kept,
     blob_of,
     entry_of,
+    judgement_meta,
+    judgement_of,
     meta_of,
     vector_of,
 )
 
 _PREFIX = "tidemill:near:"
-_JUDGEMENTS = f"{_PREFIX}judgements"
+_JUDGEMENTS = f"{_PREFIX}judged"
 _PARTITIONS = f"{_PREFIX}partitions"
 _TIMEOUT_S = 2.0
 
@@ -124,19 +126,15 @@ class RedisDocuments:
 
     def write_judgement(self, category: str, judgement: Judgement) -> None:
         """See `Documents`."""
-        fields = [category, judgement.similarity, judgement.is_wrong, judgement.agreeing]
         with self._client.pipeline(transaction=True) as together:
-            together.rpush(_JUDGEMENTS, json.dumps(fields))
+            together.rpush(_JUDGEMENTS, json.dumps([category, judgement_meta(judgement)]))
             together.ltrim(_JUDGEMENTS, -JUDGEMENTS_KEPT, -1)
             together.execute()
 
     def judgements(self) -> list[tuple[str, Judgement]]:
         """See `Documents`."""
         rows = (json.loads(row) for row in self._client.lrange(_JUDGEMENTS, 0, -1))
-        return [
-            (category, Judgement(similarity=similarity, is_wrong=is_wrong, agreeing=agreeing))
-            for category, similarity, is_wrong, agreeing in rows
-        ]
+        return [(category, judgement_of(meta)) for category, meta in rows]
 
     def _partitions(self) -> Iterator[Partition]:
         for name in self._client.smembers(_PARTITIONS):

@@ -18,6 +18,8 @@ from deployments.semantic_cache.documents import (
     Kept,
     blob_of,
     entry_of,
+    judgement_meta,
+    judgement_of,
     meta_of,
     vector_of,
 )
@@ -33,9 +35,8 @@ CREATE INDEX IF NOT EXISTS entries_by_expiry ON entries (expires_at_s);
 CREATE INDEX IF NOT EXISTS entries_by_document ON entries (document_id);
 CREATE TABLE IF NOT EXISTS documents (
     document_id TEXT PRIMARY KEY, content_type TEXT NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS judgements (
-    number INTEGER PRIMARY KEY, category TEXT NOT NULL, similarity REAL NOT NULL, is_wrong INTEGER NOT NULL,
-    agreeing INTEGER NOT NULL);
+DROP TABLE IF EXISTS judgements; -- of releases that did not look at what stands around a match
+CREATE TABLE IF NOT EXISTS judged (number INTEGER PRIMARY KEY, category TEXT NOT NULL, meta TEXT NOT NULL);
 """
 _ORPHANS = "DELETE FROM documents WHERE document_id NOT IN (SELECT document_id FROM entries)"
 _BUSY_S = 5.0
@@ -161,20 +162,14 @@ class SqliteDocuments:
         """See `Documents`."""
         with self._database as database:
             database.execute(
-                "INSERT INTO judgements (category, similarity, is_wrong, agreeing) VALUES (?, ?, ?, ?)",
-                (category, judgement.similarity, judgement.is_wrong, judgement.agreeing),
+                "INSERT INTO judged (category, meta) VALUES (?, ?)", (category, judgement_meta(judgement))
             )
             database.execute(
-                "DELETE FROM judgements WHERE number <= (SELECT max(number) FROM judgements) - ?",
+                "DELETE FROM judged WHERE number <= (SELECT max(number) FROM judged) - ?",
                 (JUDGEMENTS_KEPT,),
             )
 
     def judgements(self) -> list[tuple[str, Judgement]]:
         """See `Documents`."""
-        rows = self._database.execute(
-            "SELECT category, similarity, is_wrong, agreeing FROM judgements ORDER BY number"
-        )
-        return [
-            (category, Judgement(similarity=similarity, is_wrong=bool(is_wrong), agreeing=agreeing))
-            for category, similarity, is_wrong, agreeing in rows
-        ]
+        rows = self._database.execute("SELECT category, meta FROM judged ORDER BY number")
+        return [(category, judgement_of(meta)) for category, meta in rows]

@@ -165,7 +165,10 @@ class TierPolicy:
             # The entry's own text may be another one than the text its answer was computed for.
             is_wrong = not self._judge(index, int(decision.entry.document_id))
             judgement = Judgement(
-                similarity=decision.similarity, is_wrong=is_wrong, agreeing=decision.agreeing
+                similarity=decision.similarity,
+                is_wrong=is_wrong,
+                around=decision.around,
+                document_id=decision.entry.document_id,
             )
             self.tier.judged(prompt.category, judgement)
             self.tier.should_promote(str(index), decision.entry.entry_id, judgement)

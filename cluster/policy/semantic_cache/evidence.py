@@ -12,7 +12,7 @@ they are wrong; the bound is taken over all that are at least as safe. A categor
 more errors than it allows is tightened by itself.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,9 +21,10 @@ from scipy.special import betaincinv
 
 from cluster.config.semantic_cache import CategoryCacheConfig, ErrorContractConfig
 from cluster.policy.semantic_cache.risk import Numbers, RiskModel, fit_risk
+from cluster.policy.semantic_cache.surroundings import ALONE, Surroundings
 
 NOTHING_IS_SERVED = 9.0
-"""A threshold that no score reaches: agreement lifts scores above 1."""
+"""A threshold that no score reaches: what stands around a match lifts scores above 1."""
 _STEP = 0.005
 """How far a threshold is raised at a time while a category's own evidence speaks against it."""
 _ROUNDING = 1e-6
@@ -31,6 +32,8 @@ _STRATUM = 0.05
 """Judgements are forgotten only for newer ones of like similarity: those above the threshold are few and
 dear."""
 _STRATA = 8
+_REFUTED_MAX = 65_536
+"""Answers whose refutals are remembered; those refuted longest ago are forgotten."""
 _REFIT_AFTER = 10
 """Judgements between two fits."""
 
@@ -41,8 +44,9 @@ class Judgement:
 
     similarity: float
     is_wrong: bool
-    agreeing: int = 1
-    """Of the nearest entries, those with the stored answer, itself included."""
+    around: Surroundings = ALONE
+    document_id: str = ""
+    """The stored answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,7 @@ class Evidence:
         self._floors: dict[str, float] = {}
         self._cutoffs: dict[float, float] = {}
         self._model = RiskModel()
+        self._refuted: OrderedDict[str, int] = OrderedDict()
         self._until_refit = _REFIT_AFTER
 
     def threshold(self, category: str) -> float:
@@ -95,9 +100,13 @@ class Evidence:
             self._decide(category)
         return self._thresholds[category]
 
-    def score(self, similarity: float, agreeing: int) -> float:
-        """The similarity, lifted by how many near entries have the same answer."""
-        return similarity + self._model.lift(agreeing)
+    def score(self, similarity: float, around: Surroundings) -> float:
+        """The similarity, and what stands around the match."""
+        return similarity + self._model.lift(around)
+
+    def refuted(self, document_id: str) -> int:
+        """How often an answer was judged wrong for a near text."""
+        return self._refuted.get(document_id, 0)
 
     def floor(self, category: str) -> float:
         """The lowest threshold that the evidence would still allow: as far as load may go."""
@@ -109,6 +118,8 @@ class Evidence:
         stratum = min(_STRATA - 1, max(0, int((1.0 - judgement.similarity) / _STRATUM)))
         size = max(1, self._config.judgements_max // _STRATA)
         self._strata.setdefault((category, stratum), deque(maxlen=size)).append(judgement)
+        if judgement.is_wrong and judgement.document_id:
+            self._refute(judgement.document_id)
         self._until_refit -= 1
         if self._until_refit <= 0:
             self._refit()
@@ -138,8 +149,13 @@ class Evidence:
             self.observe(category, judgement)
         self._refit()
 
+    def _refute(self, document_id: str) -> None:
+        self._refuted[document_id] = self._refuted.pop(document_id, 0) + 1
+        if len(self._refuted) > _REFUTED_MAX:
+            self._refuted.popitem(last=False)
+
     def _score(self, judgement: Judgement) -> float:
-        return self.score(judgement.similarity, judgement.agreeing)
+        return self.score(judgement.similarity, judgement.around)
 
     def _refit(self) -> None:
         self._until_refit = _REFIT_AFTER
@@ -148,9 +164,9 @@ class Evidence:
             return
         categories = [category for category, _ in known]
         similarities = np.array([each.similarity for _, each in known])
-        agreeing = np.array([float(each.agreeing) for _, each in known])
+        around = np.array([each.around.features() for _, each in known])
         wrong = np.array([float(each.is_wrong) for _, each in known])
-        self._model = fit_risk(categories, similarities, agreeing, wrong)
+        self._model = fit_risk(categories, similarities, around, wrong)
         logits = np.array([self._model.logit(self._score(each), name) for name, each in known])
         order = np.argsort(logits, kind="stable")
         uppers = _cumulative_uppers(wrong[order], self._config.confidence)

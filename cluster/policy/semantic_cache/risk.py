@@ -6,16 +6,17 @@ and no wrong one for errors below 2 %. All categories share the slope; each has 
 zero by a ridge, so that it counts as much as its evidence does (random intercepts; Gelman and Hill 2007,
 chapter 12).
 
-Agreement is how many of the nearest entries share the answer: promotion lets paraphrases that were judged the
-same share one. On 1,790 held-out near matches of three labelled sets it raised the AUC from .77 to .81.
+What stands around a near match counts as well (`surroundings`): as similarity that it adds or takes away, so
+that one number still orders all near matches of a category.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cluster.policy.semantic_cache.surroundings import FEATURES, Surroundings
 
 _RIDGE_SHARED = 0.05
 _RIDGE_CATEGORY = 0.6
@@ -27,8 +28,10 @@ _SCALE = 0.1
 _LOGIT_MAX = 30.0
 _SLOPE_MAX = -0.2
 """A flatter slope would make a little agreement worth all similarity."""
-_SHARED = 3
-"""Columns that all categories share: intercept, similarity, agreement."""
+_SIGNS = (-1.0, 1.0, -1.0, 1.0)
+"""Of what stands around a match: agreement and a second entry make it safer, rivals and refutals riskier."""
+_SHARED = 2 + FEATURES
+"""Columns that all categories share: intercept, similarity, surroundings."""
 
 Numbers = NDArray[np.float64]
 
@@ -40,13 +43,14 @@ class RiskModel:
     intercept: float = 0.0
     slope: float = -1.0
     """Per 0.1 of similarity; never positive: what is nearer is not likelier wrong."""
-    agreement: float = 0.0
-    """Per e-fold number of near entries with the same answer; never positive."""
+    weights: tuple[float, ...] = (0.0,) * FEATURES
+    """Of what stands around a match; none speaks against what its sign must be."""
     offsets: dict[str, float] = field(default_factory=dict)
 
-    def lift(self, agreeing: int) -> float:
-        """What so many agreeing entries are worth in similarity."""
-        return _SCALE * self.agreement * math.log(agreeing) / self.slope
+    def lift(self, around: Surroundings) -> float:
+        """What stands around a match, in similarity."""
+        total = sum(weight * value for weight, value in zip(self.weights, around.features(), strict=True))
+        return _SCALE * total / self.slope
 
     def logit(self, score: float, category: str) -> float:
         """Log-odds of being wrong, by similarity and lift."""
@@ -58,16 +62,21 @@ class RiskModel:
         return _CENTRE + _SCALE * rest / self.slope
 
 
-def fit_risk(
-    categories: Sequence[str], similarities: Numbers, agreeing: Numbers, wrong: Numbers
-) -> RiskModel:
-    """Newton's method on all judgements; a few milliseconds for two thousand."""
+def fit_risk(categories: Sequence[str], similarities: Numbers, around: Numbers, wrong: Numbers) -> RiskModel:
+    """Newton's method on all judgements; a few milliseconds for two thousand.
+
+    Args:
+        categories: Of each judgement.
+        similarities: Of each.
+        around: A row of `Surroundings.features` for each.
+        wrong: 1 where the stored answer was wrong.
+    """
     names = sorted(set(categories))
     places = {name: place for place, name in enumerate(names, start=_SHARED)}
     design = np.zeros((len(categories), _SHARED + len(names)))
     design[:, 0] = 1.0
     design[:, 1] = (similarities - _CENTRE) / _SCALE
-    design[:, 2] = np.log(agreeing)
+    design[:, 2:_SHARED] = around
     design[np.arange(len(categories)), [places[name] for name in categories]] = 1.0
     ridge = np.full(design.shape[1], _RIDGE_CATEGORY)
     ridge[:_SHARED] = _RIDGE_SHARED
@@ -85,6 +94,9 @@ def fit_risk(
     return RiskModel(
         intercept=float(weights[0]),
         slope=min(float(weights[1]), _SLOPE_MAX),
-        agreement=min(float(weights[2]), 0.0),
+        weights=tuple(
+            sign * max(sign * float(weight), 0.0)
+            for sign, weight in zip(_SIGNS, weights[2:_SHARED], strict=True)
+        ),
         offsets={name: float(weights[place]) for name, place in places.items()},
     )

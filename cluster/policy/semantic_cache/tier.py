@@ -17,6 +17,7 @@ from cluster.policy.semantic_cache.guards import Guard, TextFacts, conflict, fac
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.relaxation import HeldLoad, relaxed_threshold, relaxed_ttl_s
 from cluster.policy.semantic_cache.store import Removal, SemanticStore, StoredAnswer
+from cluster.policy.semantic_cache.surroundings import ALONE, Surroundings, surroundings
 
 NEIGHBOURS = 8
 """Entries looked at: where a guard forbids the nearest, the next may be a true paraphrase, and those that
@@ -62,8 +63,7 @@ class SemanticDecision:
     threshold: float
     similarity: float = 0.0
     """Of the entry, or of the nearest one that a guard refused; 0 where nothing is near."""
-    agreeing: int = 1
-    """Near entries with the entry's answer, itself included."""
+    around: Surroundings = ALONE
     entry: StoredAnswer | None = None
     guard: Guard | None = None
     """What refused the nearest entry, if something did."""
@@ -103,7 +103,7 @@ class SemanticTier:
         return list(self._worths)
 
     def threshold(self, category: str) -> float:
-        """The score (similarity and agreement) from which near matches of a category are served now."""
+        """The score (similarity and surroundings) from which near matches of a category are served now."""
         return relaxed_threshold(
             self.evidence.threshold(category),
             self.store.policy(category),
@@ -193,8 +193,12 @@ class SemanticTier:
             return SemanticDecision(
                 verdict=Verdict.MISS, threshold=threshold, similarity=similarity, guard=guard
             )
-        agreeing = sum(each.document_id == entry.document_id for each, _ in neighbours)
-        score = self.evidence.score(similarity, agreeing)
+        around = surroundings(
+            entry.document_id,
+            [(each.document_id, cosine) for each, cosine in neighbours],
+            refuted=self.evidence.refuted(entry.document_id),
+        )
+        score = self.evidence.score(similarity, around)
         if score < threshold:
             verdict = Verdict.NEAR
         else:
@@ -203,7 +207,7 @@ class SemanticTier:
             verdict=verdict,
             threshold=threshold,
             similarity=similarity,
-            agreeing=agreeing,
+            around=around,
             entry=entry,
             guard=guard,
         )

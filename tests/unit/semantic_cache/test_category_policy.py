@@ -18,6 +18,7 @@ from cluster.policy.semantic_cache.evidence import (
 )
 from cluster.policy.semantic_cache.relaxation import HeldLoad, load_level, relaxed_threshold, relaxed_ttl_s
 from cluster.policy.semantic_cache.risk import fit_risk
+from cluster.policy.semantic_cache.surroundings import Surroundings, surroundings
 
 CATEGORY = CategoryCacheConfig(threshold=0.9, threshold_min=0.6, error_max=0.05)
 
@@ -124,17 +125,60 @@ def test_a_bad_category_does_not_serve_on_the_evidence_of_good_ones():
 def test_the_model_of_risk_finds_what_it_was_made_from():
     draw = np.random.default_rng(1)
     similarities = draw.uniform(0.6, 1.0, 4000)
-    agreeing = draw.integers(1, 8, 4000).astype(float)
+    around = [
+        Surroundings(
+            agreeing=int(draw.integers(1, 8)),
+            rivalry=draw.uniform(0, 5),
+            second=draw.uniform(0.4, 0.9),
+            refuted=int(draw.integers(0, 4)),
+        )
+        for _ in range(4000)
+    ]
+    features = np.array([each.features() for each in around])
     offsets = np.where(np.arange(4000) % 2 == 0, 1.0, -1.0)
-    logits = -0.5 - 0.8 * (similarities - 0.8) / 0.1 - 0.7 * np.log(agreeing) + offsets
+    true = np.array([-0.7, 0.4, -0.3, 0.8])
+    logits = -0.5 - 0.8 * (similarities - 0.8) / 0.1 + features @ true + offsets
     wrong = (draw.random(4000) < 1 / (1 + np.exp(-logits))).astype(float)
     names = ["bad" if offset > 0 else "good" for offset in offsets]
-    model = fit_risk(names, similarities, agreeing, wrong)
+    model = fit_risk(names, similarities, features, wrong)
     assert model.slope == pytest.approx(-0.8, abs=0.12)
-    assert model.agreement == pytest.approx(-0.7, abs=0.12)
+    assert model.weights == pytest.approx(true, abs=0.15)
     assert model.offsets["bad"] - model.offsets["good"] == pytest.approx(2.0, abs=0.25)
     assert model.logit(model.score_at(-2.0, "bad"), "bad") == pytest.approx(-2.0)
-    assert model.lift(1) == 0.0 < model.lift(4)
+    alone = Surroundings()
+    assert model.lift(alone) == 0.0
+    assert model.lift(Surroundings(agreeing=4)) > 0.0 > model.lift(Surroundings(rivalry=2.0))
+    assert model.lift(Surroundings(second=0.9)) > 0.0 > model.lift(Surroundings(refuted=1))
+
+
+def test_nothing_that_stands_around_a_match_counts_the_wrong_way_round():
+    draw = np.random.default_rng(2)
+    around = draw.uniform(0, 3, (2000, 4))
+    wrong = (draw.random(2000) < 1 / (1 + np.exp(-around @ [1.0, -1.0, 1.0, -1.0]))).astype(float)
+    model = fit_risk(["c"] * 2000, draw.uniform(0.6, 1.0, 2000), around, wrong)
+    assert model.weights == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_rivals_weigh_by_how_near_they_are_beside_the_answers_own_entries():
+    alone = surroundings("a", [("a", 0.9)], refuted=0)
+    assert alone == Surroundings()
+    far = surroundings("a", [("a", 0.9), ("b", 0.6)], refuted=0)
+    near = surroundings("a", [("a", 0.9), ("b", 0.88)], refuted=0)
+    outnumbered = surroundings("a", [("a", 0.9), ("a", 0.88), ("b", 0.88)], refuted=2)
+    assert 0 < far.rivalry < outnumbered.rivalry < near.rivalry
+    assert (outnumbered.agreeing, outnumbered.second, outnumbered.refuted) == (2, 0.88, 2)
+    refused_first = surroundings("a", [("b", 0.95), ("a", 0.9)], refuted=0)
+    assert refused_first.rivalry > near.rivalry
+
+
+def test_an_answer_that_was_wrong_before_is_known_by_it_after_a_restart_too():
+    judgements = [Judgement(similarity=0.9, is_wrong=True, document_id="d")] * 3
+    judgements += [Judgement(similarity=0.9, is_wrong=False, document_id="e")]
+    evidence = evidence_of(judgements)
+    assert (evidence.refuted("d"), evidence.refuted("e")) == (3, 0)
+    restarted = evidence_of([])
+    restarted.restore([("c", judgement) for judgement in judgements])
+    assert restarted.refuted("d") == 3
 
 
 def test_what_saves_least_for_its_bytes_goes_first_and_unused_things_age():
