@@ -5,7 +5,7 @@ cache, holds no place. So models whose replicas are gone do not take places from
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from cluster.config.gateway import GatewayConfig
@@ -13,7 +13,7 @@ from cluster.config.tenants import FairnessConfig
 from cluster.policy.admission import Verdict, admit
 from cluster.policy.tenancy.fair_order import Flow
 from deployments.router.admission.waiting_line import Waiter, WaitingLines
-from deployments.router.wire.errors import ApiError, overloaded
+from deployments.router.wire.errors import overloaded
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ class AdmissionQueue:
         why: Callable[[], str],
         tenant: str = "",
         cost_tokens: float = 1.0,
+        wants: Hashable = None,
     ) -> T:
         """Wait until the attempt gives a result; those of the same key and tenant who came earlier go first.
 
@@ -89,6 +90,8 @@ class AdmissionQueue:
             why: says, when the time is up, what was missing.
             tenant: whose request it is.
             cost_tokens: what it counts for in the tenant's share.
+            wants: what the attempt would take, where it is not everything: it does not hold up who wants
+                something else.
 
         Raises:
             ApiError: 429 if the queue is full, 503 when the time is up.
@@ -101,9 +104,10 @@ class AdmissionQueue:
             attempt=attempt,
             granted=asyncio.get_running_loop().create_future(),
             waits_since_s=now_s,
+            wants=wants,
         )
         self._lines.asks(waiter.flow, now_s)
-        if not self._lines.has(key, waiter.flow.tenant):
+        if not self._lines.has(key, waiter.flow.tenant, wants):
             result = self._try(waiter, now_s)
             if result is not None:
                 return result  # type: ignore[no-any-return]
@@ -159,8 +163,9 @@ class AdmissionQueue:
     def _serve(self, key: str) -> None:
         now_s = asyncio.get_running_loop().time()
         refused: set[str] = set()
+        futile: set[Hashable] = set()
         while True:
-            waiter = self._lines.next(key, refused, now_s=now_s)
+            waiter = self._lines.next(key, refused, futile, now_s=now_s)
             if waiter is None:
                 return
             if waiter.granted.done():
@@ -168,7 +173,7 @@ class AdmissionQueue:
                 continue
             try:
                 result = self._try(waiter, now_s)
-            except ApiError as error:  # refused after all
+            except Exception as error:  # noqa: BLE001 - refused after all; whatever it is, it is not the waker's
                 self._lines.remove(waiter)
                 waiter.granted.set_exception(error)
                 continue
@@ -176,7 +181,7 @@ class AdmissionQueue:
                 self._lines.remove(waiter)
                 waiter.granted.set_result(result)
             elif self._lines.may_take(waiter, now_s):
-                return  # nothing is to be had for anybody
+                futile.add(waiter.wants)
             else:
                 refused.add(waiter.flow.tenant)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class Waiter:
     attempt: Callable[[], Any]
     granted: asyncio.Future[Any]
     waits_since_s: float
+    wants: Hashable = None
+    """What of it, where not everything would do: who wants the same gets something when this one does."""
 
 
 class WaitingLines:
@@ -51,9 +53,10 @@ class WaitingLines:
         """Models that somebody waits for."""
         return list(self._lines)
 
-    def has(self, key: str, tenant: str) -> bool:
-        """Whether somebody of the tenant waits for the model."""
-        return tenant in self._lines.get(key, ())
+    def has(self, key: str, tenant: str, wants: Hashable) -> bool:
+        """Whether somebody of the tenant waits for the same."""
+        line = self._lines.get(key, {}).get(tenant, {})
+        return any(waiter.wants == wants for waiter in line.values())
 
     def asks(self, flow: Flow, now_s: float) -> None:
         """A tenant wants something: from now on it has its share."""
@@ -92,13 +95,15 @@ class WaitingLines:
             if not self._lines[key]:
                 del self._lines[key]
 
-    def next(self, key: str, refused: Collection[str], *, now_s: float) -> Waiter | None:
-        """The request that is to be tried next, tenants that were refused apart."""
-        firsts = {
-            tenant: next(iter(line.values()))
-            for tenant, line in self._lines.get(key, {}).items()
-            if tenant not in refused
-        }
+    def next(
+        self, key: str, refused: Collection[str], futile: Collection[Hashable], *, now_s: float
+    ) -> Waiter | None:
+        """The request that is to be tried next, tenants that were refused and futile wants apart."""
+        firsts: dict[str, Waiter] = {}
+        for tenant, line in self._lines.get(key, {}).items():
+            first = next((waiter for waiter in line.values() if waiter.wants not in futile), None)
+            if first is not None and tenant not in refused:
+                firsts[tenant] = first
         if len(firsts) < 2:
             return next(iter(firsts.values()), None)
         heads = [Head(flow=first.flow, waits_since_s=first.waits_since_s) for first in firsts.values()]

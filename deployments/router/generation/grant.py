@@ -85,6 +85,7 @@ class Grants:
             key=signals.model,
             tenant=signals.tenant,
             cost_tokens=signals.prompt_tokens + (signals.max_output_tokens or 0),
+            wants=(signals.adapter, frozenset(exclude)),
             discard=lambda grant: grant.dispatch.release(),
             timeout_s=timeout_s,
             why=why,

@@ -6,11 +6,28 @@ from typing import Any
 
 import pytest
 
+from cluster.entities.pool import ReplicaPhase
+
 JSON = "application/json"
 ONE_POOL = {"pools": {"decode": {"replicas": {"min": 1, "max": 1}}}}
 CHAT = {"model": "sim", "messages": [{"role": "user", "content": "hello"}]}
 MESSAGES = {**CHAT, "max_tokens": 8}
 START = b'event: message_start\ndata: {"type":"message_start","message":{"id":"from-the-broken-one"}}\n\n'
+
+
+class FailsOnce:
+    """An engine whose first answer is an error."""
+
+    def __init__(self, app):
+        self._app, self._failed = app, False
+
+    async def __call__(self, scope, receive, send):
+        if self._failed:
+            await self._app(scope, receive, send)
+            return
+        self._failed = True
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"out of luck"})
 
 
 async def ask_often(cluster, count, **fields):
@@ -203,3 +220,22 @@ async def test_requests_without_tokens_are_tried_elsewhere_too(start_cluster):
         answer = await cluster.post("/tokenize", {"model": "sim", "prompt": "a tide mill"})
         assert (answer.status, answer.json["count"]) == (200, 3)
     await cluster.assert_idle()
+
+
+async def test_who_waits_for_another_replica_keeps_nobody_from_the_one_it_failed_on(start_cluster):
+    pool = {"decode": {"max_concurrent_requests": 1, "engine": {"output_tokens": 5000, "step_base_s": 0.001}}}
+    cluster = await start_cluster({"pools": pool, "semantic_cache": {"enabled": False}}, draw=0.0)
+    flawed = FailsOnce(cluster.engines["decode-0"].counting.app)
+    cluster.set_phase("decode-0", ReplicaPhase.DRAINING)
+    long = asyncio.create_task(cluster.chat("long", max_tokens=2000))
+    await cluster.until(lambda: cluster.engines["decode-1"].running == 1)
+    cluster.engines["decode-0"].counting.app = flawed
+    cluster.set_phase("decode-0", ReplicaPhase.READY)
+    unlucky = asyncio.create_task(cluster.chat("unlucky", max_tokens=2))
+    await cluster.until(lambda: cluster.core.queue.queued == 1)
+    async with asyncio.timeout(1.0):
+        assert (await cluster.chat("next", max_tokens=2)).status == 200
+    assert not long.done()
+    assert not unlucky.done()
+    long.cancel()
+    assert (await unlucky).headers["x-tidemill-replica"] == "decode-1"

@@ -102,6 +102,54 @@ async def test_who_comes_later_does_not_overtake():
     second.cancel()
 
 
+async def test_who_wants_something_else_of_a_model_is_not_blocked():
+    waiting, seats = queue(), Seats(north=0, south=1)
+
+    def ask_side(side, name):
+        granted = waiting.until(
+            seats.attempt(side, name),
+            key="a",
+            discard=seats.discard,
+            timeout_s=10.0,
+            why=str,
+            wants=side,
+        )
+        return asyncio.create_task(granted)
+
+    north = [ask_side("north", name) for name in ("n1", "n2")]
+    await settle()
+    assert await ask_side("south", "s1") == "s1"
+    south = ask_side("south", "s2")
+    await settle()
+    seats.free["south"] = 1
+    waiting.leave("a")
+    assert await south == "s2"
+    seats.free["north"] = 2
+    waiting.wake()
+    assert [await task for task in north] == ["n1", "n2"]
+
+
+async def test_an_attempt_that_fails_is_its_own_requests_failure():
+    waiting, seats = queue(), Seats(a=1)
+    assert await ask(waiting, seats, "first") == "first"
+
+    def broken():
+        if seats.free["a"]:
+            raise ValueError("a defect")
+
+    unlucky = asyncio.create_task(
+        waiting.until(broken, key="a", discard=seats.discard, timeout_s=10.0, why=str)
+    )
+    await settle()
+    behind = ask(waiting, seats, "behind")
+    await settle()
+    seats.free["a"] = 1
+    waiting.leave("a")
+    with pytest.raises(ValueError, match="a defect"):
+        await unlucky
+    assert await behind == "behind"
+
+
 async def test_another_model_is_not_blocked():
     waiting, seats = queue(), Seats(b=1)
     blocked = ask(waiting, seats, "blocked", key="a")
