@@ -42,6 +42,7 @@ class CascadeAnswer:
     reasons: tuple[Reason, ...] = ()
     """Why it was sent, or another model asked."""
     prompt_tokens: int = 0
+    """With its judge's, as everything it took."""
     output_tokens: int = 0
     cost_usd: float = 0.0
     started_at_s: float

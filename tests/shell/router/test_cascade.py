@@ -287,6 +287,11 @@ async def test_another_model_may_judge_and_its_absence_costs_no_answer(cascade_o
     (step,) = (await cluster.decision(answer))["cascade"]
     assert step["grade"] == pytest.approx(0.95)
     assert step["cost_usd"] == pytest.approx((40 * 1 + 1 * 10) / 1e6), "the judge's"
+    used = answer.json["usage"]
+    assert (step["prompt_tokens"], step["output_tokens"]) == (
+        used["prompt_tokens"],
+        used["completion_tokens"],
+    )
     vast.status = 500
     again = await ask(cluster)
     assert again.headers["x-tidemill-model"] == "sim"
