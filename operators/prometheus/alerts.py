@@ -146,7 +146,7 @@ def _telling_alerts() -> list[Alert]:
     return [
         Alert(
             name="TidemillEnergyMeterDead",
-            expr=_each(errors, '{error=~"gpu_is_lost|no_driver|uninitialised|other"}', "meter, error")
+            expr=_each(errors, '{error=~"gpu_is_lost|no_driver|uninitialised|silent|other"}', "meter, error")
             + " > 0",
             wait="5m",
             severity="ticket",

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import ray
@@ -17,15 +17,24 @@ from operators.telemetry.nvml import NvmlMeter
 from operators.telemetry.rapl import RaplMeter
 
 _PREFIX = "tidemill-telemetry-"
+_SILENT_S = 5.0
+"""Beyond a pause between readings: a driver that takes so long to answer hangs."""
 
 
 class NodeMeters:
     """The meters of one node, best first for each device."""
 
-    def __init__(self, config: TelemetryConfig) -> None:
-        """Open what is configured."""
-        self._nvml = NvmlMeter(time.monotonic) if config.nvml else None
-        self._rapl = RaplMeter(Path(config.rapl_root), time.monotonic) if config.rapl else None
+    def __init__(self, config: TelemetryConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open what is configured.
+
+        Args:
+            config: which meters.
+            clock: monotonic seconds.
+        """
+        self._clock = clock
+        self._silent_s = config.sample_period_s + _SILENT_S
+        self._nvml = NvmlMeter(clock) if config.nvml else None
+        self._rapl = RaplMeter(Path(config.rapl_root), clock) if config.rapl else None
 
     def sample(self) -> None:
         """Read everything once; readings of power are integrated, so often is better."""
@@ -41,7 +50,12 @@ class NodeMeters:
         for name, meter in (("nvml", self._nvml), ("rapl", self._rapl)):
             if meter is None:
                 continue
-            readings += meter.readings()
+            for reading in meter.readings():
+                if self._clock() - reading.observed_at_s > self._silent_s:
+                    # What was read last would say that the device draws nothing.
+                    errors.append((name, reading.device, "silent"))
+                else:
+                    readings.append(reading)
             errors += [(name, device, why) for device, why in sorted(meter.errors.items())]
         if self._nvml is not None:
             names = self._nvml.names()

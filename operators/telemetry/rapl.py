@@ -35,8 +35,7 @@ class RaplMeter:
         """What does not work now, and why: `absent`, `no_permission`, `other`."""
         self._packages: dict[str, _Package] = {}
         for folder in sorted(root.iterdir()) if root.is_dir() else ():
-            # Packages only: their sub-domains (`intel-rapl:0:0`) are counted in them already.
-            if folder.name.startswith(_PREFIXES) and folder.name.count(":") == 1:
+            if _is_package(folder):
                 name = f"cpu-package-{folder.name.rpartition(':')[2]}"
                 try:
                     self._packages[name] = _Package(folder, _number(folder / "max_energy_range_uj"))
@@ -79,6 +78,20 @@ class RaplMeter:
             )
             package.told_j, package.told_at_s = package.energy_j, package.read_at_s
         return tuple(found)
+
+
+def _is_package(folder: Path) -> bool:
+    """Whether a domain is a package.
+
+    Its sub-domains (`intel-rapl:0:0`) are counted in it already, and it is counted in the whole machine
+    (`psys`), which some have beside it.
+    """
+    if not folder.name.startswith(_PREFIXES) or folder.name.count(":") != 1:
+        return False
+    try:
+        return (folder / "name").read_text(encoding="ascii").startswith("package")
+    except (OSError, ValueError):
+        return True
 
 
 def _number(path: Path) -> int:
