@@ -155,7 +155,8 @@ class Cascade:
     async def _verdict(self, given: _Given, judge: str) -> float | None:
         """What a judge says of an answer; None if it says neither yes nor no, or nothing at all."""
         text = answer_text(given.held.body, self._request.surface, streamed=False)
-        question, held = question_about(self._chooser.text, text, model=judge), HeldAnswer()
+        question = question_about(self._chooser.text, text, model=judge, cache_salt=self._request.cache_salt)
+        held = HeldAnswer()
         try:
             given.verdict = await self._ask(judge, question, held)
         except ApiError:

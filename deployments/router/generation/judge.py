@@ -17,8 +17,8 @@ _CANDIDATES = 20
 """The likeliest tokens that vLLM tells at most, if nothing else is configured."""
 
 
-def question_about(question: str, answer: str, *, model: str) -> ParsedRequest:
-    """What a judge is asked."""
+def question_about(question: str, answer: str, *, model: str, cache_salt: str) -> ParsedRequest:
+    """What a judge is asked; with the salt that keeps the tenant's own request from others."""
     text = _QUESTION.format(question=question[-_CHARS_MAX:], answer=answer[:_CHARS_MAX])
     body: dict[str, Any] = {
         "model": model,
@@ -28,6 +28,8 @@ def question_about(question: str, answer: str, *, model: str) -> ParsedRequest:
         "logprobs": True,
         "top_logprobs": _CANDIDATES,
     }
+    if cache_salt:
+        body["cache_salt"] = cache_salt
     return ParsedRequest(
         surface=Surface.CHAT,
         body=body,

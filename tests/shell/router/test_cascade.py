@@ -299,6 +299,16 @@ async def test_another_model_may_judge_and_its_absence_costs_no_answer(cascade_o
     await cluster.assert_idle()
 
 
+async def test_a_judge_reads_no_tenant_s_words_into_a_shared_prefix_cache(cascade_of):
+    small, vast = Model("sim", 5.0, verdict=0.95), Model("vast", 5.0)
+    changes = _verified_by("self_check")
+    changes["routing"]["replicas"] = {"prefix_isolation": "tenant"}
+    cluster = await cascade_of(small, vast, **changes)
+    assert (await ask(cluster)).status == 200
+    answered, judged = small.asked
+    assert judged["cache_salt"] == answered["cache_salt"] != ""
+
+
 async def test_a_cascade_s_answer_is_cached_in_the_client_s_form(cascade_of):
     small, vast = Model("sim", 0.05), Model("vast", 5.0)
     cluster = await cascade_of(small, vast)

@@ -33,6 +33,6 @@ def test_neither_is_no_verdict(odd):
 
 
 def test_a_judge_reads_no_more_than_it_can():
-    asked = question_about("q" * 100_000, "a" * 100_000, model="m")
+    asked = question_about("q" * 100_000, "a" * 100_000, model="m", cache_salt="")
     assert len(asked.prompt) < 20_000
     assert asked.body["max_tokens"] == asked.max_output_tokens == 1
