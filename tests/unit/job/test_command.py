@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from cluster.config import parse_config
 from operators.job.code_package import copy_code
 from operators.job.command import JobCluster, _options, _own_runtime_env, admin_key, replica_environment
 
+ROOT = Path(__file__).parents[3]
 CONFIG = parse_config(
     "models: {sim: {source: simulated}}\npools: {decode: {model: sim, engine: {kind: simulated}}}\n"
     "gateway: {request_timeout_s: 100}"
@@ -83,3 +86,11 @@ def test_only_code_is_in_the_package_and_its_hash(checkout: Path, tmp_path: Path
     assert second != first
     (checkout / "cluster" / "new.py").unlink()
     assert copy_code(tmp_path / "code", checkout) == first, "what was removed is gone from the package"
+
+
+def test_a_python_without_the_packages_is_named() -> None:
+    bare = [sys.executable, "-S", "-m", "operators", "--down"]
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, check=False, env={"PATH": "/bin"})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"tidemill: {sys.executable} lacks the package ")
+    assert "Traceback" not in done.stderr
