@@ -164,7 +164,7 @@ def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commi
         options={"mip_rel_gap": 1e-4},
     )
     if found.x is None:  # cannot happen with sound numbers: serving nothing at the minimum is a solution
-        return _nothing(program)
+        return _unsolved(program)
     return _commitment(program, found.x, first_flow, first_unserved, capped=at_minimum)
 
 
@@ -186,8 +186,12 @@ def _commitment(
     return _valued(program, replicas, flows, unserved, standing=standing, capped=capped)
 
 
-def _nothing(program: Program) -> Commitment:
-    replicas = tuple(pool.replicas_min for pool in program.pools)
+def _unsolved(program: Program) -> Commitment:
+    """Without a solution what is there stays, for it serves somebody; a power cap is kept all the same."""
+    replicas = tuple(min(max(pool.present, pool.replicas_min), pool.replicas_max) for pool in program.pools)
+    watts = sum(pool.watts * count for pool, count in zip(program.pools, replicas, strict=True))
+    if program.power_cap_w is not None and watts > program.power_cap_w:
+        replicas = tuple(pool.replicas_min for pool in program.pools)
     flows = (0.0,) * len(program.flows)
     standing = sum(holding.requests for holding in program.holdings)
     return _valued(program, replicas, flows, program.demands_per_s, standing=standing, capped=True)

@@ -4,7 +4,9 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from scipy.optimize import OptimizeResult
 
+from cluster.policy.provisioning import commitment
 from cluster.policy.provisioning.commitment import Flow, Holding, PoolColumn, Program, commit
 
 
@@ -82,3 +84,16 @@ def test_requests_under_way_have_a_seat():
     found = commit(replace(_program(1.0), holdings=(holding,)))
     assert found.replicas[0] * 20 + found.replicas[1] * 4 >= 50
     assert found.standing == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("cap_w", "replicas"), [(None, (3, 5)), (1_500.0, (3, 5)), (500.0, (0, 1))])
+def test_a_solver_that_gives_up_takes_nothing_away_but_for_a_cap(monkeypatch, cap_w, replicas):
+    monkeypatch.setattr(commitment, "milp", lambda *_, **__: OptimizeResult(x=None, status=4))
+    pools = (
+        _pool("big", usd=1.0, watts=300.0, present=3),
+        _pool("small", usd=0.3, watts=80.0, low=1, present=9),
+    )
+    found = commit(_program(12.5, pools=pools, power_cap_w=cap_w))
+    assert found.replicas == replicas
+    assert found.capped, "the plan says that it is none"
+    commit.cache_clear()
