@@ -48,6 +48,10 @@ class DocumentsConfig(Section):
     """Environment variable of the cache's process with the server's password; empty for one without.
     On Kubernetes `kubernetes.secrets.environment` fills it."""
 
+    wait_s: float = Field(default=0.5, gt=0, le=60)
+    """How long a look-up waits for them; then it is answered without near matches and counted, and others do
+    not wait until they answer again."""
+
     write_backlog_max: int = Field(default=1024, ge=1)
     """Writes that wait; one more is dropped and counted, and the entry is lost at a restart."""
 

@@ -57,8 +57,8 @@ CACHE_SAVED_MONEY = Metric(
 CACHE_SEMANTIC_DROPPED = Metric(
     "tidemill_cache_semantic_dropped_total",
     "counter",
-    "Steps left out because they did not come in time or too many waited: unread (no embedding), unjudged, "
-    "unwritten.",
+    "Steps left out because they did not come in time or too many waited: unread (no embedding), away (no "
+    "documents), unjudged, unwritten.",
     ("step",),
 )
 CACHE_SIMILARITY = Metric(

@@ -8,6 +8,7 @@ away is missing whole.
 
 import json
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -45,7 +46,7 @@ class Resting(Protocol):
     def nearest(self, partition: Partition, vector: Vector, count: int) -> list[Kept]: ...  # noqa: D102
 
     def near(  # noqa: D102
-        self, scope: PurgeScope, vector: Vector, *, similarity_min: float
+        self, scope: PurgeScope, vector: Vector, *, similarity_min: float, answers: AbstractSet[str]
     ) -> list[StoredAnswer]: ...
 
 
@@ -86,7 +87,10 @@ class Documents(Protocol):
         ...
 
     def forget_scope(self, scope: PurgeScope) -> int:
-        """Deletes entries of a scope, loaded or not, with answers nobody refers to; how many entries."""
+        """Deletes entries of a scope, loaded or not, with answers nobody refers to; how many entries.
+
+        A scope that names an entry means its answer: all who share it are forgotten.
+        """
         ...
 
     def forget_expired(self, *, now_s: float) -> None:

@@ -12,9 +12,8 @@ import random
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from cluster.config.semantic_cache import SemanticTierConfig
 from cluster.policy.semantic_cache.evidence import Judgement
@@ -27,10 +26,11 @@ from deployments.encoder.graph_index import GraphIndex
 from deployments.encoder.minilm import DIMENSIONS
 from deployments.semantic_cache.agreement import Agreement
 from deployments.semantic_cache.answers import read_answer
+from deployments.semantic_cache.document_thread import DocumentsAwayError, DocumentThread
 from deployments.semantic_cache.documents import Document, Documents
 from deployments.semantic_cache.exact import Entry, EntryKey
 from deployments.semantic_cache.near_counts import NearCounts
-from deployments.semantic_cache.near_report import near_report
+from deployments.semantic_cache.near_report import near_listing, near_report
 from deployments.semantic_cache.requests import Spent
 
 logger = logging.getLogger("tidemill.cache.near")
@@ -44,7 +44,6 @@ _WOKEN_MAX = 4
 """Entries brought back to memory for one look-up."""
 _NO_ROOM = frozenset({Removal.QUOTA, Removal.CAPACITY})
 _DISK_SWEEP_S = 600.0
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +105,18 @@ class NearMatches:
         self.tier = SemanticTier(
             config, dimensions=DIMENSIONS, new_index=lambda: GraphIndex(DIMENSIONS, scan_max=SCAN_MAX)
         )
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="documents")
+        self._thread = DocumentThread(config.documents, self.counts)
         self._loaded: OrderedDict[Partition, None] = OrderedDict()
+        self._loading: dict[Partition, asyncio.Task[None]] = {}
+        self._purges = 0
         self._pending: OrderedDict[EntryKey, _Pending] = OrderedDict()
         self._cases: asyncio.Queue[_Case] = asyncio.Queue(maxsize=config.contract.judging_backlog_max)
-        self._writes = 0
         self._judge: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Opens the documents, takes up the evidence and begins to judge."""
-        await self._on_thread(self._documents.open)
-        self.tier.evidence.restore(await self._on_thread(self._documents.judgements))
+        await self._thread.run(self._documents.open)
+        self.tier.evidence.restore(await self._thread.run(self._documents.judgements))
         self._judge = asyncio.create_task(self._judge_all())
 
     async def close(self) -> None:
@@ -126,11 +126,17 @@ class NearMatches:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._judge
         await self._agreement.close()
-        await self._on_thread(self._documents.close)
-        self._thread.shutdown()
+        await self._thread.run(self._documents.close)
+        self._thread.close()
 
     async def look_up(self, key: EntryKey, query: SemanticQuery, *, load: float = 0.0) -> NearHit | None:
         """An answer to serve, or None; what is asked is remembered until its answer comes."""
+        try:
+            return await self._looked_up(key, query, load=load)
+        except DocumentsAwayError:
+            return None
+
+    async def _looked_up(self, key: EntryKey, query: SemanticQuery, *, load: float) -> NearHit | None:
         await self._load(query.partition)
         now_s = self._now_s()
         self.tier.see_load(load, now_s=now_s)
@@ -185,7 +191,7 @@ class NearMatches:
         if not self.tier.store.put(entry, pending.query.vector):
             return
         expires_at_s = now_s + self._life_s(entry.category)
-        self._write(
+        self._thread.write(
             lambda: self._documents.write(entry, pending.query.vector, document, expires_at_s=expires_at_s)
         )
         self._forget_removed()
@@ -210,7 +216,7 @@ class NearMatches:
         self._forget_removed()
         if now_s - self._swept_disk_at_s >= _DISK_SWEEP_S:
             self._swept_disk_at_s = now_s
-            self._write(lambda: self._documents.forget_expired(now_s=now_s))
+            self._thread.write(lambda: self._documents.forget_expired(now_s=now_s))
 
     async def purge(
         self, scope: PurgeScope, *, vector: Vector | None = None, similarity_min: float = 1.0
@@ -226,46 +232,37 @@ class NearMatches:
             covers = scope.tenant in {None, key.tenant} and scope.model in {None, key.model}
             if covers and scope.category in {None, pending.query.category} and scope.entry_id is None:
                 del self._pending[key]
+        store = self.tier.store
+        resting = [] if vector is None else await self._resting_near(scope, vector, similarity_min)
+        # From here on nothing may be awaited before the documents are told, lest it come back meanwhile.
+        self._purges += 1
         if vector is None:
-            doomed = [entry for entry in self.tier.store.entries() if scope.covers(entry)]
+            doomed = [entry for entry in store.entries() if scope.covers(entry)]
         else:
-            near = self.tier.store.near(vector, scope, similarity_min=similarity_min)
-            doomed = [entry for entry, _ in near]
-            doomed += await self._resting_near(scope, vector, similarity_min)
+            doomed = [entry for entry, _ in store.near(vector, scope, similarity_min=similarity_min)]
+            doomed += resting
+        if vector is not None or scope.entry_id is not None:
+            # Who calls an answer wrong means the answer, whichever text it was given to.
+            named = {entry.document_id for entry in doomed}
+            doomed += [entry for entry in store.entries() if entry.document_id in named]
+        doomed = list({entry.entry_id: entry for entry in doomed}.values())
         for entry in doomed:
-            self.tier.store.remove(entry.entry_id, Removal.PURGED)
-        freed = {*self.tier.store.freed_documents(), *(entry.document_id for entry in doomed)}
-        self.tier.store.removed_entries()
-        await self._on_thread(lambda: self._documents.forget(doomed, sorted(freed)))
-        gone = len(doomed)
-        if vector is None:
-            # What no replica has loaded lies on disk only.
-            gone += await self._on_thread(lambda: self._documents.forget_scope(scope))
+            store.remove(entry.entry_id, Removal.PURGED)
+        freed = {*store.freed_documents(), *(entry.document_id for entry in doomed)}
+        store.removed_entries()
+
+        def forget() -> int:
+            # First what no replica has loaded, which lies on disk only.
+            gone = self._documents.forget_scope(scope) if vector is None else 0
+            self._documents.forget(doomed, sorted(freed))
+            return gone
+
+        gone = max(len(doomed), await self._thread.run(forget))
         return gone, [_exact_key(entry) for entry in doomed]
 
     def inspect(self, scope: PurgeScope, vector: Vector | None, *, count: int) -> list[dict[str, Any]]:
         """Entries of a scope for people; nearest first where a text is given, else newest first."""
-        store = self.tier.store
-        pairs: list[tuple[StoredAnswer, float | None]] = []
-        if vector is None:
-            pairs += [(entry, None) for entry in list(store.entries())[::-1] if scope.covers(entry)]
-        else:
-            pairs += store.near(vector, scope, similarity_min=0.0)
-        now_s = self._now_s()
-        return [
-            {
-                "entry_id": entry.entry_id,
-                "tenant": entry.partition.tenant,
-                "model": entry.partition.model,
-                "category": entry.category,
-                "text": entry.text,
-                "hits": entry.hits,
-                "age_s": max(0.0, now_s - entry.stored_at_s),
-                "shares_answer": entry.document_id != entry.entry_id,
-                "similarity": cosine,
-            }
-            for entry, cosine in pairs[:count]
-        ]
+        return near_listing(self.tier.store, scope, vector, count=count, now_s=self._now_s())
 
     def stats(self) -> dict[str, Any]:
         """What the tier holds and decides, for people."""
@@ -274,14 +271,24 @@ class NearMatches:
     async def settled(self) -> None:
         """Returns when everything that waits is judged and written."""
         await self._cases.join()
-        await self._on_thread(lambda: None)
+        await self._thread.run(lambda: None)
 
     async def _load(self, partition: Partition) -> None:
         if partition in self._loaded:
             return
-        kept = await self._on_thread(lambda: self._documents.entries(partition))
-        if partition in self._loaded:
-            return
+        loading = self._loading.get(partition)
+        if loading is None:
+            self._thread.refuse_if_away()
+            loading = self._loading[partition] = asyncio.create_task(self._load_from_disk(partition))
+            loading.add_done_callback(lambda _: self._loading.pop(partition))
+        await self._thread.in_time(loading)
+
+    async def _load_from_disk(self, partition: Partition) -> None:
+        purges = -1
+        while purges != self._purges:
+            # What was read before a purge must not come back after it.
+            purges = self._purges
+            kept = await self._thread.run(lambda: self._documents.entries(partition))
         self._loaded[partition] = None
         if len(self._loaded) > _PARTITIONS_LOADED_MAX:
             self._loaded.popitem(last=False)
@@ -295,13 +302,16 @@ class NearMatches:
         resting = self._documents.resting
         if resting is None or not len(resting):
             return
-        found = await self._on_thread(lambda: resting.nearest(query.partition, query.vector, _WOKEN_MAX))
+        purges = self._purges
+        found = await self._thread.ask(lambda: resting.nearest(query.partition, query.vector, _WOKEN_MAX))
+        if purges != self._purges:
+            return
         floor = self.tier.store.policy(query.category).threshold_min
         near = ((entry, vector) for entry, vector in found if float(vector @ query.vector) >= floor)
         woken = [entry for entry, vector in near if self.tier.store.put(entry, vector)]
         if woken:
             self.counts.woken += len(woken)
-            self._write(lambda: resting.wake(woken))
+            self._thread.write(lambda: resting.wake(woken))
             self._forget_removed()
 
     async def _resting_near(
@@ -310,11 +320,15 @@ class NearMatches:
         resting = self._documents.resting
         if resting is None:
             return []
-        return await self._on_thread(lambda: resting.near(scope, vector, similarity_min=similarity_min))
+        found = self.tier.store.near(vector, scope, similarity_min=similarity_min)
+        named = {entry.document_id for entry, _ in found}
+        return await self._thread.run(
+            lambda: resting.near(scope, vector, similarity_min=similarity_min, answers=named)
+        )
 
     async def _read(self, entry: StoredAnswer) -> Document | None:
         document_id = entry.document_id
-        document = await self._on_thread(lambda: self._documents.read(document_id))
+        document = await self._thread.ask(lambda: self._documents.read(document_id))
         if document is None or self.tier.store.get(entry.entry_id) is None:
             # Purged, here or by another replica, while it was looked for.
             self.tier.store.remove(entry.entry_id, Removal.PURGED)
@@ -351,11 +365,11 @@ class NearMatches:
         )
         self.tier.judged(case.category, judgement)
         self.counts.judged(case.category, judgement)
-        self._write(lambda: self._documents.write_judgement(case.category, judgement))
+        self._thread.write(lambda: self._documents.write_judgement(case.category, judgement))
         if self.tier.should_promote(case.entry_id, stored.entry_id, judgement):
             promoted = self.tier.store.get(case.entry_id)
             if promoted is not None:
-                self._write(lambda: self._documents.promote(promoted))
+                self._thread.write(lambda: self._documents.promote(promoted))
             self._forget_removed()
 
     def _life_s(self, category: str) -> float:
@@ -371,27 +385,9 @@ class NearMatches:
             rested = [entry for entry, reason in removed if reason in _NO_ROOM]
             removed = [(entry, reason) for entry, reason in removed if reason not in _NO_ROOM]
             if rested:
-                self._write(lambda: resting.rest(rested))
+                self._thread.write(lambda: resting.rest(rested))
         if freed or removed:
-            self._write(lambda: self._documents.forget([entry for entry, _ in removed], freed))
-
-    def _write(self, work: Callable[[], None]) -> None:
-        if self._writes >= self._config.documents.write_backlog_max:
-            self.counts.unwritten += 1
-            return
-        self._writes += 1
-        written = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        written.add_done_callback(self._written)
-
-    def _written(self, done: "asyncio.Future[None]") -> None:
-        self._writes -= 1
-        error = None if done.cancelled() else done.exception()
-        if error is not None:
-            self.counts.unwritten += 1
-            logger.warning("the cache's documents: %s: %s", type(error).__name__, error)
-
-    async def _on_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            self._thread.write(lambda: self._documents.forget([entry for entry, _ in removed], freed))
 
     def _now_s(self) -> float:
         # The store must not see time go back when the machine's clock is set.

@@ -48,6 +48,7 @@ class NearCounts:
         self.unjudged = 0
         self.unwritten = 0
         self.unread = 0
+        self.away = 0
         self.similarity = Histogram(SIMILARITY_BUCKETS)
         self.age_s = Histogram(AGE_BUCKETS_S)
         self._silent: OrderedDict[str, int] = OrderedDict()

@@ -8,6 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from cluster import metrics
 from cluster.metrics import semantic_cache as catalogue
 from cluster.policy.semantic_cache.evidence import NOTHING_IS_SERVED
+from cluster.policy.semantic_cache.exact_scan import Vector
+from cluster.policy.semantic_cache.store import PurgeScope, SemanticStore, StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticTier, Verdict
 from deployments.semantic_cache.near_counts import Histogram, NearCounts
 
@@ -32,12 +34,38 @@ def near_report(tier: SemanticTier, counts: NearCounts) -> dict[str, Any]:
         "unjudged": counts.unjudged,
         "unwritten": counts.unwritten,
         "unread": counts.unread,
+        "away": counts.away,
         "silent_tenants": counts.silent_tenants,
         "categories": {
             category: _category(tier, counts, category, entries.get(category, 0))
             for category in sorted({*tier.categories(), *entries})
         },
     }
+
+
+def near_listing(
+    store: SemanticStore, scope: PurgeScope, vector: Vector | None, *, count: int, now_s: float
+) -> list[dict[str, Any]]:
+    """Entries of a scope, nearest first where a text's vector is given, else newest first."""
+    pairs: list[tuple[StoredAnswer, float | None]] = []
+    if vector is None:
+        pairs += [(entry, None) for entry in list(store.entries())[::-1] if scope.covers(entry)]
+    else:
+        pairs += store.near(vector, scope, similarity_min=0.0)
+    return [
+        {
+            "entry_id": entry.entry_id,
+            "tenant": entry.partition.tenant,
+            "model": entry.partition.model,
+            "category": entry.category,
+            "text": entry.text,
+            "hits": entry.hits,
+            "age_s": max(0.0, now_s - entry.stored_at_s),
+            "shares_answer": entry.document_id != entry.entry_id,
+            "similarity": cosine,
+        }
+        for entry, cosine in pairs[:count]
+    ]
 
 
 def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
@@ -55,7 +83,12 @@ def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
     yield _counter(catalogue.CACHE_SAVED_MONEY, {(): counts.saved_usd})
     yield _counter(
         catalogue.CACHE_SEMANTIC_DROPPED,
-        {("unread",): counts.unread, ("unjudged",): counts.unjudged, ("unwritten",): counts.unwritten},
+        {
+            ("unread",): counts.unread,
+            ("away",): counts.away,
+            ("unjudged",): counts.unjudged,
+            ("unwritten",): counts.unwritten,
+        },
     )
     yield _histogram(catalogue.CACHE_SIMILARITY, counts.similarity)
     yield _histogram(catalogue.CACHE_HIT_AGE, counts.age_s)

@@ -30,6 +30,9 @@ _PREFIX = "tidemill:near:"
 _JUDGEMENTS = f"{_PREFIX}judged"
 _PARTITIONS = f"{_PREFIX}partitions"
 _TIMEOUT_S = 2.0
+_PROMOTE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'meta', ARGV[1]) end
+"""
 
 
 class RedisDocuments:
@@ -71,7 +74,8 @@ class RedisDocuments:
 
     def promote(self, entry: StoredAnswer) -> None:
         """See `Documents`."""
-        self._client.hset(_entry(entry.entry_id), "meta", meta_of(entry))
+        # Without its vector, an entry that expired meanwhile would come back for good.
+        self._client.eval(_PROMOTE, 1, _entry(entry.entry_id), meta_of(entry))
 
     def read(self, document_id: str) -> Document | None:
         """See `Documents`."""
@@ -107,11 +111,14 @@ class RedisDocuments:
         doomed: list[StoredAnswer] = []
         kept: set[str] = set()
         for partition in self._partitions():
-            for entry, _ in self.entries(partition):
-                if scope.covers(entry):
-                    doomed.append(entry)
-                else:
-                    kept.add(entry.document_id)
+            entries = [entry for entry, _ in self.entries(partition)]
+            covered = [entry for entry in entries if scope.covers(entry)]
+            if scope.entry_id is not None:
+                named = {entry.document_id for entry in covered}
+                covered = [entry for entry in entries if entry.document_id in named]
+            gone = {entry.entry_id for entry in covered}
+            doomed += covered
+            kept |= {entry.document_id for entry in entries if entry.entry_id not in gone}
         self.forget(doomed, sorted({entry.document_id for entry in doomed} - kept))
         return len(doomed)
 

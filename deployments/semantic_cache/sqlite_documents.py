@@ -145,7 +145,8 @@ class SqliteDocuments:
         with self._database as database:
             gone = database.execute(
                 "DELETE FROM entries WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR model = ?2) "
-                "AND (?3 IS NULL OR category = ?3) AND (?4 IS NULL OR entry_id = ?4)",
+                "AND (?3 IS NULL OR category = ?3) AND (?4 IS NULL OR document_id IN "
+                "(SELECT document_id FROM entries WHERE entry_id = ?4))",
                 (scope.tenant, scope.model, scope.category, scope.entry_id),
             ).rowcount
             database.execute(_ORPHANS)

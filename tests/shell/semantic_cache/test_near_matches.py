@@ -1,13 +1,7 @@
 """The semantic tier over HTTP, with the real encoder: what is served, kept, judged and forgotten."""
 
-import hashlib
 import shutil
-import socket
-import subprocess
-import time
-from types import SimpleNamespace
 
-import httpx
 import orjson
 import pytest
 from starlette.applications import Starlette
@@ -15,111 +9,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster.config.semantic_cache import (
-    BreakEvenConfig,
-    CategoryCacheConfig,
-    ErrorContractConfig,
     JudgeModelConfig,
-    SemanticCacheConfig,
-    SemanticTierConfig,
 )
 from cluster.metrics import CATALOGUE
 from cluster.policy.semantic_cache.store import PurgeScope
 from deployments.http_port import HttpPort
 from deployments.messages import (
-    CACHE_COST,
     CACHE_ENTRY,
-    CACHE_KEY,
-    CACHE_MODEL,
-    CACHE_TENANT,
     CACHE_TIER,
-    CacheQuery,
 )
 from deployments.semantic_cache.redis_documents import RedisDocuments
-from deployments.semantic_cache.service import CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
+from tests.shell.semantic_cache.asking import ASKED, OPPOSITE, PARAPHRASE, answer, tier
 
 pytestmark = pytest.mark.usefixtures("models_are_read_once")
-ASKED = "How do I reset the password of my account?"
-PARAPHRASE = "What is the way to reset my account password?"
-OPPOSITE = "How do I keep the password of my account?"
-SCOPE = "5c" * 32
-
-
-def tier(*, verified=False, explore=0.0, room=100, on_disk=0, judge=None, **fields):
-    category = CategoryCacheConfig(
-        threshold=0.8, threshold_min=0.6, explore_share=explore, error_max=0.2, **fields
-    )
-    return SemanticCacheConfig(
-        semantic=SemanticTierConfig(
-            enabled=True,
-            default=category,
-            contract=ErrorContractConfig(verified=verified, judge=judge),
-            break_even=BreakEvenConfig(enabled=False),
-            embedding_wait_s=20.0,
-            entries_max=room,
-            disk_entries_max=on_disk,
-        )
-    )
-
-
-def key_of(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def answer(text, **choice):
-    choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": text}, **choice}
-    return orjson.dumps({"choices": [{"index": 0, **choice}], "usage": {"completion_tokens": 7}})
-
-
-class Asker:
-    """A router, as far as the cache sees it."""
-
-    def __init__(self, service, clock):
-        self.service = service
-        self.clock = clock
-        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://cache")
-
-    async def ask(self, text, *, tenant="a", model="m", scope=SCOPE):
-        query = CacheQuery(
-            tenant=tenant, model=model, key=key_of(text + scope), text=text, scope=scope, single_flight=False
-        )
-        return await self.client.post("/lookup", json=query.to_json())
-
-    async def tell(self, text, body, *, tenant="a", model="m", scope=SCOPE):
-        headers = {
-            CACHE_TENANT: tenant,
-            CACHE_MODEL: model,
-            CACHE_KEY: key_of(text + scope),
-            CACHE_COST: "0.25",
-            "content-type": "application/json",
-        }
-        await self.client.post("/store", content=body, headers=headers)
-        await self.service.near.settled()
-
-    async def answered(self, text, body, **where):
-        assert (await self.ask(text, **where)).status_code == 204
-        await self.tell(text, body, **where)
-
-
-@pytest.fixture
-async def start(tmp_path):
-    started = []
-
-    async def begin(config, documents=None):
-        clock = SimpleNamespace(now_s=time.time())
-        resting_max = config.semantic.disk_entries_max
-        store = documents or SqliteDocuments(tmp_path / "near.sqlite", resting_max=resting_max)
-        service = CacheService(config, now=time.monotonic, documents=store, wall_s=lambda: clock.now_s)
-        await service.start()
-        asker = Asker(service, clock)
-        started.append(asker)
-        return asker
-
-    yield begin
-    for asker in started:
-        await asker.client.aclose()
-        await asker.service.close()
 
 
 async def test_a_paraphrase_is_answered_and_its_opposite_is_not(start):
@@ -296,27 +199,6 @@ async def test_all_metrics_of_the_catalogue_are_exported(start):
     assert {name for name in wanted if f"\n# TYPE {name.removesuffix('_total')}" in text} == wanted
     assert "tidemill_cache_saved_tokens_total 7.0" in text
     assert "tidemill_cache_saved_usd_total 0.25" in text
-
-
-@pytest.fixture
-def redis_url(tmp_path):
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait()
 
 
 async def test_a_redis_server_keeps_it_as_well(start, redis_url):
