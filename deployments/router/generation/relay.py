@@ -163,7 +163,8 @@ class Relay:
                 self._annotate(usage)
                 body = orjson.dumps(answer)
         await self._responder.whole(response.status, self.relayed.content_type, body)
-        if keep_for_cache and response.status == 200 and len(body) <= self._entry_bytes_max:
+        is_good = response.status == 200 and self.relayed.finish is not Finish.BROKEN
+        if keep_for_cache and is_good and len(body) <= self._entry_bytes_max:
             self.relayed.cacheable_body = body
 
     async def _stream(self, response: aiohttp.ClientResponse, *, keep_for_cache: bool) -> None:
@@ -215,7 +216,7 @@ class Relay:
             await self._begin(rest)
         self._keep(rest)
         await self._responder.end(rest)
-        if self.copy is not None:
+        if self.copy is not None and self.relayed.finish is not Finish.BROKEN:
             self.relayed.cacheable_body = self.copy.body
 
     async def close(self) -> None:

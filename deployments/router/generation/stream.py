@@ -44,6 +44,8 @@ class Finish(StrEnum):
     """At a limit of tokens."""
     REFUSED = "refused"
     """Because of its content."""
+    BROKEN = "broken"
+    """By the engine, in the middle."""
 
 
 _FINISHES = {
@@ -53,6 +55,8 @@ _FINISHES = {
     "model_context_window_exceeded": Finish.CUT,
     "content_filter": Finish.REFUSED,
     "refusal": Finish.REFUSED,
+    "abort": Finish.BROKEN,
+    "error": Finish.BROKEN,
 }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 TURNS = [{"role": "user", "content": "hello"}]
@@ -147,6 +148,26 @@ async def test_if_the_one_that_computes_fails_the_others_are_answered_all_the_sa
     answers = await asyncio.gather(*(cluster.chat(temperature=0) for _ in range(6)))
     assert sorted(answer.status for answer in answers) == [200] * 5 + [502]
     assert cluster.engine_requests == 2
+
+
+def _broken_off(stream, finish):
+    choice = {"index": 0, "finish_reason": finish}
+    told = {"role": "assistant", "content": "Half an"}
+    content = {"id": "chatcmpl-1", "model": "sim"}
+    if not stream:
+        whole = {**content, "object": "chat.completion", "choices": [{**choice, "message": told}]}
+        return orjson.dumps(whole), "application/json"
+    event = {**content, "object": "chat.completion.chunk", "choices": [{**choice, "delta": told}]}
+    return b"data: " + orjson.dumps(event) + b"\n\ndata: [DONE]\n\n", "text/event-stream"
+
+
+@pytest.mark.parametrize("finish", ["abort", "error"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_an_engine_broke_off_is_not_given_to_others(start_cluster, given, stream, finish):
+    cluster = await start_cluster(draw=0.0)
+    body, content_type = _broken_off(stream, finish)
+    cluster.engines["decode-0"].counting.app = given.engine_that(body, status=200, content_type=content_type)
+    assert await twice(cluster, temperature=0, stream=stream) == ("miss", "miss")
 
 
 async def test_the_leader_that_leaves_is_succeeded(start_cluster):
