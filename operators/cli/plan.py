@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -14,9 +15,10 @@ from cluster.simulation.experiment import spread
 from cluster.simulation.planning import FleetResult, PlanRequest, evaluate, plan_fleets
 from cluster.simulation.traffic.trace import TraceError
 from operators.cli.console import CliError
-from operators.cli.simulate import TrafficOptions
+from operators.cli.simulate import TrafficOptions, check_picture
 
 _PIPE_WIDTH = 140
+_OPTIONS = {"ttft_s": "--slo-ttft", "tpot_s": "--slo-tpot", "attainment": "--attainment"}
 
 
 def plan(
@@ -43,8 +45,10 @@ def plan(
         json_output: JSON instead of a table.
 
     Raises:
-        CliError: the configuration or a trace is unusable, or no fleet meets the objectives.
+        CliError: the configuration or a trace is unusable, or the picture's place, or no fleet meets the
+            objectives.
     """
+    check_picture(plot)
     try:
         config = load_config(config_path)
         traffic = options.traffic(config)
@@ -59,8 +63,9 @@ def plan(
                 trace = trace.resampled(options.requests_max or len(trace), trace.rate_per_s, seed)
             traces.append(trace)
         request = PlanRequest(config=config, model=model, traces=traces)
+        # First: whoever has mistyped one shall not wait for the plan.
+        others = [evaluate(request, fleet) for fleet in [_fleet(text) for text in against]]
         found = plan_fleets(request, progress=lambda text: print(f"simulating {text}", file=sys.stderr))
-        others = [evaluate(request, _fleet(text)) for text in against]
     except (ConfigError, TraceError, ValueError, OSError) as error:
         raise CliError(str(error), exit_code=2) from error
     if plot is not None and found:
@@ -80,7 +85,11 @@ def _with_objectives(config: TidemillConfig, model: str, objectives: dict[str, f
     if not objectives:
         return config
     entry = config.models[model]
-    slo = type(entry.slo).model_validate({**entry.slo.model_dump(), **objectives})
+    try:
+        slo = type(entry.slo).model_validate({**entry.slo.model_dump(), **objectives})
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        raise ValueError(f"{_OPTIONS[str(detail['loc'][0])]}: {detail['msg']}") from error
     models = {**config.models, model: entry.model_copy(update={"slo": slo})}
     return config.model_copy(update={"models": models})
 

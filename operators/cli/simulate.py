@@ -1,6 +1,7 @@
 """`tidemill simulate`: a fleet under a trace, in virtual time, with the policies of the live cluster."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,24 @@ _SHOWN = (
     ("failed", "failed", 1.0, ""),
     ("rejected", "rejected", 1.0, ""),
 )
+
+
+_PICTURES = (".png", ".svg", ".pdf", ".html")
+
+
+def check_picture(path: Path | None) -> None:
+    """Refuse a picture that could not be drawn, before anything is simulated for it.
+
+    Raises:
+        CliError: no such form, or no such folder.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in _PICTURES:
+        forms = f"{', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}"
+        raise CliError(f"{path}: a picture is a {forms}", exit_code=2)
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CliError(f"{path}: {path.parent} is no folder that can be written to", exit_code=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +93,9 @@ def simulate(
     """Simulate and print what came of it.
 
     Raises:
-        CliError: the configuration, a trace or the policy is unusable.
+        CliError: the configuration, a trace or the policy is unusable, or the picture's place.
     """
+    check_picture(plot)
     try:
         config = load_config(config_path)
         name = policy or config.provisioning.policy

@@ -1,5 +1,6 @@
 """A trace: when requests arrive and how long they are."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -65,10 +66,10 @@ class Trace:
         """The same requests, time stretched or squeezed to a mean rate.
 
         Raises:
-            TraceError: the rate is not positive.
+            TraceError: the rate is not positive, or not finite.
         """
-        if not rate_per_s > 0:
-            raise TraceError(f"a rate must be positive, not {rate_per_s}")
+        if not 0 < rate_per_s < math.inf:
+            raise TraceError(f"a rate must be positive and finite, not {rate_per_s}")
         return replace(self, arrival_s=self.arrival_s * (self.rate_per_s / rate_per_s))
 
     def thinned(self, share: float, seed: int) -> "Trace":
