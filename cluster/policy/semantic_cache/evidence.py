@@ -21,7 +21,7 @@ from scipy.special import betaincinv
 
 from cluster.config.semantic_cache import CategoryCacheConfig, ErrorContractConfig
 from cluster.policy.semantic_cache.risk import Numbers, RiskModel, fit_risk
-from cluster.policy.semantic_cache.surroundings import ALONE, Surroundings
+from cluster.policy.semantic_cache.surroundings import ALONE, FEATURES, Surroundings
 
 NOTHING_IS_SERVED = 9.0
 """A threshold that no score reaches: what stands around a match lifts scores above 1."""
@@ -35,7 +35,9 @@ _STRATA = 8
 _REFUTED_MAX = 65_536
 """Answers whose refutals are remembered; those refuted longest ago are forgotten."""
 _REFIT_AFTER = 10
-"""Judgements between two fits."""
+"""Judgements between two fits, at least…"""
+_REFIT_SHARE = 0.01
+"""… and as a part of those that are known: one more says the less the more there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ class Evidence:
         self._config = config
         self._policy_of = policy_of
         self._strata: dict[tuple[str, int], deque[Judgement]] = {}
+        self._tables: dict[str, _Table] = {}
+        self._bounds: dict[str, Bound] = {}
         self._thresholds: dict[str, float] = {}
         self._floors: dict[str, float] = {}
         self._cutoffs: dict[float, float] = {}
@@ -118,6 +122,8 @@ class Evidence:
         stratum = min(_STRATA - 1, max(0, int((1.0 - judgement.similarity) / _STRATUM)))
         size = max(1, self._config.judgements_max // _STRATA)
         self._strata.setdefault((category, stratum), deque(maxlen=size)).append(judgement)
+        self._tables.pop(category, None)
+        self._bounds.pop(category, None)
         if judgement.is_wrong and judgement.document_id:
             self._refute(judgement.document_id)
         self._until_refit -= 1
@@ -130,10 +136,16 @@ class Evidence:
 
     def bound(self, category: str, threshold: float) -> Bound:
         """The bound on wrong answers among near matches of a category from a score on."""
-        above = [each for each in self.judgements(category) if self._score(each) >= threshold]
-        wrong = sum(each.is_wrong for each in above)
-        upper = wrong_upper_bound(wrong, len(above), confidence=self._config.confidence) if above else 1.0
-        return Bound(threshold=threshold, judged=len(above), wrong=wrong, upper=upper)
+        known = self._bounds.get(category)
+        if known is not None and known.threshold == threshold:
+            return known
+        table = self._table(category)
+        above = table.scores(self._model) >= threshold
+        judged, wrong = int(above.sum()), int(table.wrong[above].sum())
+        upper = wrong_upper_bound(wrong, judged, confidence=self._config.confidence) if judged else 1.0
+        bound = Bound(threshold=threshold, judged=judged, wrong=wrong, upper=upper)
+        self._bounds[category] = bound
+        return bound
 
     def judgements(self, category: str) -> list[Judgement]:
         """What is remembered of a category."""
@@ -157,17 +169,30 @@ class Evidence:
     def _score(self, judgement: Judgement) -> float:
         return self.score(judgement.similarity, judgement.around)
 
+    def _table(self, category: str) -> "_Table":
+        table = self._tables.get(category)
+        if table is None:
+            table = self._tables[category] = _Table.of(self.judgements(category))
+        return table
+
     def _refit(self) -> None:
-        self._until_refit = _REFIT_AFTER
-        known = list(self.everything())
-        if not known:
+        categories = sorted({name for name, _ in self._strata})
+        tables = [self._table(name) for name in categories]
+        if not tables:
             return
-        categories = [category for category, _ in known]
-        similarities = np.array([each.similarity for _, each in known])
-        around = np.array([each.around.features() for _, each in known])
-        wrong = np.array([float(each.is_wrong) for _, each in known])
-        self._model = fit_risk(categories, similarities, around, wrong)
-        logits = np.array([self._model.logit(self._score(each), name) for name, each in known])
+        wrong = np.concatenate([table.wrong for table in tables])
+        self._until_refit = max(_REFIT_AFTER, int(_REFIT_SHARE * len(wrong)))
+        names = [name for name, table in zip(categories, tables, strict=True) for _ in table.wrong]
+        similarities = np.concatenate([table.similarities for table in tables])
+        around = np.concatenate([table.around for table in tables])
+        self._model = fit_risk(names, similarities, around, wrong)
+        self._bounds.clear()
+        logits = np.concatenate(
+            [
+                self._model.logits(table.scores(self._model), name)
+                for name, table in zip(categories, tables, strict=True)
+            ]
+        )
         order = np.argsort(logits, kind="stable")
         uppers = _cumulative_uppers(wrong[order], self._config.confidence)
         limits = {self._policy_of(name).error_max for name in {*self._thresholds, *categories}}
@@ -204,18 +229,43 @@ class Evidence:
 
     def _unproven(self, category: str, policy: CategoryCacheConfig, threshold: float) -> float:
         """The threshold, raised until the category's own evidence does not prove too many errors any more."""
-        judged = [(self._score(each), each.is_wrong) for each in self.judgements(category)]
-        while threshold < NOTHING_IS_SERVED:
-            above = [pair for pair in judged if pair[0] >= threshold]
-            wrong = sum(is_wrong for _, is_wrong in above)
-            if not wrong:
-                return threshold
-            lower = wrong_lower_bound(wrong, len(above), confidence=self._config.confidence)
-            if lower <= policy.error_max:
-                return threshold
-            judged = above
-            threshold += _STEP
-        return NOTHING_IS_SERVED
+        if threshold >= NOTHING_IS_SERVED:
+            return NOTHING_IS_SERVED
+        table = self._table(category)
+        scores = table.scores(self._model)
+        highest = float(scores.max(initial=threshold))
+        candidates = threshold + _STEP * np.arange(int((highest - threshold) / _STEP) + 2)
+        order = np.argsort(scores)
+        below = np.searchsorted(scores[order], candidates)
+        wrong_from = np.append(np.cumsum(table.wrong[order][::-1])[::-1], 0.0)[below]
+        right_from = len(scores) - below - wrong_from
+        # The smallest rate of wrong ones that is compatible with what was judged above a candidate.
+        lower = np.where(
+            wrong_from > 0,
+            1.0 - betaincinv(right_from + 1, np.maximum(wrong_from, 1e-9), self._config.confidence),
+            0.0,
+        )
+        return float(candidates[np.flatnonzero(lower <= policy.error_max)[0]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """The judgements of a category as columns."""
+
+    similarities: Numbers
+    around: Numbers
+    wrong: Numbers
+
+    @classmethod
+    def of(cls, judgements: Sequence[Judgement]) -> "_Table":
+        return cls(
+            similarities=np.array([each.similarity for each in judgements]),
+            around=np.array([each.around.features() for each in judgements]).reshape(-1, FEATURES),
+            wrong=np.array([float(each.is_wrong) for each in judgements]),
+        )
+
+    def scores(self, model: RiskModel) -> Numbers:
+        return model.scores(self.similarities, self.around)
 
 
 def _cumulative_uppers(wrong: Numbers, confidence: float) -> Numbers:

@@ -52,9 +52,19 @@ class RiskModel:
         total = sum(weight * value for weight, value in zip(self.weights, around.features(), strict=True))
         return _SCALE * total / self.slope
 
+    def scores(self, similarities: Numbers, around: Numbers) -> Numbers:
+        """Similarities with their lifts, for many matches at once."""
+        lifts: Numbers = _SCALE * (around @ np.array(self.weights)) / self.slope
+        return similarities + lifts
+
     def logit(self, score: float, category: str) -> float:
         """Log-odds of being wrong, by similarity and lift."""
         return self.intercept + self.slope * (score - _CENTRE) / _SCALE + self.offsets.get(category, 0.0)
+
+    def logits(self, scores: Numbers, category: str) -> Numbers:
+        """The same for many scores."""
+        offset = self.intercept + self.offsets.get(category, 0.0)
+        return offset + self.slope * (scores - _CENTRE) / _SCALE
 
     def score_at(self, logit: float, category: str) -> float:
         """The score at which a category's log-odds of being wrong are these."""

@@ -22,6 +22,7 @@ from deployments.router.generation.held_answer import HeldAnswer, margins_of, se
 from deployments.router.generation.judge import question_about, verdict_in
 from deployments.router.generation.open_model import OpenModel
 from deployments.router.generation.relay import Relayed
+from deployments.router.generation.stream import Finish
 from deployments.router.wire.errors import ApiError
 from deployments.router.wire.requests import ParsedRequest
 from deployments.router.wire.responder import Responder
@@ -205,7 +206,7 @@ class Cascade:
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             content_type=content_type,
-            cacheable_body=body,
+            cacheable_body=None if relayed.finish is Finish.BROKEN else body,
         )
 
     def record(self) -> tuple[CascadeAnswer, ...]:
