@@ -16,7 +16,8 @@ import ray
 
 from cluster.entities.pool import ReplicaId, ReplicaReport
 from deployments.directory.exchange import RouterExchange
-from deployments.directory.head_actors import NAMESPACE, start_on_head
+from deployments.directory.head_actors import NAMESPACE, end_to_restart, start_on_head
+from deployments.directory.keeper import Keeper, NamespaceActors
 from deployments.directory.state import DirectoryState
 from deployments.messages import (
     DemandReport,
@@ -45,12 +46,13 @@ _HANGS_AFTER_S = 20.0
 class FleetDirectory:
     """The actor's body: a `DirectoryState`, a clock and a condition to wake watchers with."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: Keeper | None = None) -> None:
         self._state = DirectoryState(version=int(time.time() * 1000))
         self._exchange = RouterExchange()
         self._changed = asyncio.Condition()
         self._full_at_s = time.monotonic() + _FILLING_S
         self._expiry = asyncio.ensure_future(self._expire())
+        self._keeping = None if keeper is None else asyncio.ensure_future(keeper.run())
 
     async def report(self, report: ReplicaReport) -> None:
         """Take a replica's report."""
@@ -132,7 +134,8 @@ class FleetDirectory:
 
 def start_directory() -> None:
     """Create the actor if it is not there."""
-    start_on_head(FleetDirectory, name=ACTOR_NAME, max_concurrency=10_000, replace=False)
+    keeper = Keeper(NamespaceActors(but=ACTOR_NAME))
+    start_on_head(FleetDirectory, keeper, name=ACTOR_NAME, max_concurrency=10_000, replace=False)
 
 
 class DirectoryClient:
@@ -180,8 +183,7 @@ class DirectoryClient:
         """End the directory, which comes back empty and is told everything again within two seconds."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            with contextlib.suppress(ray.exceptions.RayError, ValueError):
-                await asyncio.to_thread(ray.kill, handle, no_restart=False)
+            await end_to_restart(handle)
 
     async def keep_exchanging(
         self,

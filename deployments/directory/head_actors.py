@@ -60,6 +60,12 @@ def start_on_head(
         ray.get(getattr(started, wait_for).remote(), timeout=_START_TIMEOUT_S)
 
 
+async def end_to_restart(handle: Any) -> None:
+    """End an actor that stands still; Ray starts it anew."""
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        await asyncio.to_thread(ray.kill, handle, no_restart=False)
+
+
 class NamedActor:
     """One process's connection to an actor; survives the actor's restart."""
 
