@@ -148,6 +148,7 @@ def _kill_stopped(word: str) -> Callable[[ChaosCluster], None]:
     return heal
 
 
-def frozen(name: str, word: str) -> Fault:
+def frozen(name: str, word: str, *, kind: str = "plain") -> Fault:
     """A process stands still, with its connections open."""
-    return Fault(name=name, hurt=killed(word, signal_number=signal.SIGSTOP), heal=_kill_stopped(word))
+    hurt = killed(word, signal_number=signal.SIGSTOP)
+    return Fault(name=name, hurt=hurt, heal=_kill_stopped(word), kind=kind)

@@ -1,4 +1,4 @@
-"""The clusters that cases ask for: the plain one, with Redis, with nodes that can die, with adapters."""
+"""The clusters that cases ask for: plain, with Redis, nodes that can die, adapters, models left open."""
 
 import copy
 import json
@@ -87,9 +87,19 @@ class AdaptersCluster(ChaosCluster):
         self.models = (MODEL, *(f"{MODEL}:{name}" for name in ADAPTERS))
 
 
+class OpenModelCluster(ChaosCluster):
+    """Half of the load leaves the model open, so that something is learnt."""
+
+    def __init__(self) -> None:
+        """Prepare."""
+        super().__init__(CONFIG)
+        self.models = (MODEL, "auto")
+
+
 KINDS: dict[str, Callable[[], ChaosCluster]] = {
     "plain": lambda: ChaosCluster(CONFIG),
     "adapters": AdaptersCluster,
+    "open_model": OpenModelCluster,
     "nodes": NodesCluster,
     "redis": RedisCluster,
 }
