@@ -1,8 +1,8 @@
 """A flooding tenant against a calm one in virtual time: the router's own queue before simulated engines.
 
 A minute of traffic takes a second or two and is the same for every run of a seed, so that what is measured is
-the queue and not the machine. The engines batch as the simulated engine does (`deployments.engine`); the
-replica with the fewest requests is taken. `load_tests.tenant_fairness --live` is the same over HTTP.
+the queue and not the machine. The engines batch as the simulated engine does (`deployments.engine`); replicas
+are chosen as the router chooses them. `load_tests.tenant_fairness --live` is the same over HTTP.
 """
 
 import asyncio
@@ -15,7 +15,12 @@ import looptime
 
 from cluster.config.gateway import GatewayConfig
 from cluster.config.pools import SimulatedEngine
+from cluster.config.routing import ReplicaRoutingConfig
 from cluster.config.tenants import FairnessConfig
+from cluster.entities.pool import PoolName, ReplicaId, ReplicaView, Role
+from cluster.entities.workload import RequestSignals, Surface
+from cluster.policy.routing.replicas.interface import Situation
+from cluster.policy.routing.replicas.min_work import min_work
 from cluster.policy.tenancy.fair_order import Flow
 from deployments.engine.simulated_batch import Batch, Sequence
 from deployments.router.admission.queue import AdmissionQueue
@@ -55,19 +60,45 @@ class Seen:
 
 
 class _Fleet:
-    """Engines that take so many requests each."""
+    """Engines that take so many requests each, and what the router has dispatched to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         self.batches = [Batch(ENGINE, running_max=PLACES, waiting_max=PLACES) for _ in range(REPLICAS)]
         self.held = [0] * REPLICAS
+        self.begun = [0] * REPLICAS
+        """Requests whose first token has not come yet."""
+        self._chance = random.Random(f"fleet-{seed}")
 
-    def take(self) -> int | None:
-        """A place on the replica that has most of them free."""
-        replica = min(range(REPLICAS), key=self.held.__getitem__)
-        if self.held[replica] >= PLACES:
+    def take(self, tokens: int) -> int | None:
+        """A place on the replica of the least predicted work, for a prompt as long as all others are."""
+        free = [self._view(number, tokens) for number in range(REPLICAS) if self.held[number] < PLACES]
+        if not free:
             return None
+        situation = Situation(
+            signals=RequestSignals(surface=Surface.CHAT, model="m", tenant="", prompt_tokens=tokens),
+            ready=free,
+            usable=free,
+            config=ReplicaRoutingConfig(),
+            remembered={},
+            now_s=0.0,
+            draw=self._chance.random(),
+        )
+        replica = int(str(min_work(situation).replica_id))
         self.held[replica] += 1
+        self.begun[replica] += 1
         return replica
+
+    def _view(self, number: int, tokens: int) -> ReplicaView:
+        return ReplicaView(
+            replica_id=ReplicaId(str(number)),
+            pool=PoolName("p"),
+            role=Role.COMBINED,
+            pending_prefill_tokens=tokens * self.begun[number],
+            requests_in_flight=self.held[number],
+            requests_waiting=self.begun[number],
+            prefill_tokens_per_s=ENGINE.prefill_tokens_per_s,
+            max_concurrent_requests=PLACES,
+        )
 
 
 async def _ask(queue: AdmissionQueue, fleet: _Fleet, tenant: str, traffic: Traffic, seen: Seen) -> None:
@@ -78,7 +109,7 @@ async def _ask(queue: AdmissionQueue, fleet: _Fleet, tenant: str, traffic: Traff
     try:
         queue.check(line)
         replica = await queue.until(
-            fleet.take,
+            lambda: fleet.take(traffic.prompt_tokens),
             key="m",
             tenant=line,
             cost_tokens=traffic.prompt_tokens + traffic.output_tokens,
@@ -96,6 +127,7 @@ async def _ask(queue: AdmissionQueue, fleet: _Fleet, tenant: str, traffic: Traff
     )
     fleet.batches[replica].add([sequence])
     await sequence.changed.wait()
+    fleet.begun[replica] -= 1
     seen.ttft_s.append(loop.time() - arrived_at_s)
     sequence.watched = False  # only its end matters from here
     while not sequence.finished:
@@ -130,7 +162,7 @@ async def _run(traffic: Traffic, seed: int) -> dict[str, Seen]:
         # Without tenants nothing is held free for anybody.
         places_of=lambda _: 0 if traffic.one_line else REPLICAS * PLACES,
     )
-    fleet = _Fleet()
+    fleet = _Fleet(seed)
     calm, other = await asyncio.gather(
         *(_arrive(queue, fleet, tenant, traffic, seed) for tenant in (CALM, FLOODING))
     )
