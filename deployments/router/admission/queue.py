@@ -144,7 +144,8 @@ class AdmissionQueue:
         if victim is None:
             raise full
         self._lines.remove(victim)
-        victim.granted.set_exception(full)
+        if not victim.granted.done():  # else it has left in this instant
+            victim.granted.set_exception(full)
 
     def _try(self, waiter: Waiter, now_s: float) -> Any:
         if self.in_flight >= self._config.max_concurrent_requests or not self._lines.may_take(waiter, now_s):

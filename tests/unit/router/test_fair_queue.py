@@ -160,3 +160,21 @@ async def test_giving_up_costs_a_tenant_nothing():
     tasks += engine.flood("a", 4)
     await asyncio.gather(*tasks)
     assert engine.order[1:5].count("a") >= 2
+
+
+async def test_room_is_made_although_who_gives_way_has_left_in_the_same_instant():
+    """A client's task is cancelled before it has taken its request out of the line."""
+    engine = Engine(1, queued=2)
+    working = asyncio.create_task(engine.ask("a"))
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(engine.ask("a")) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    async def newcomer() -> None:
+        waiting[1].cancel()
+        await engine.ask("b")
+
+    await asyncio.gather(working, waiting[0], newcomer())
+    assert engine.order == ["a", "b", "a"]
+    assert waiting[1].cancelled()
+    assert (engine.queue.in_flight, engine.queue.queued) == (0, 0)
