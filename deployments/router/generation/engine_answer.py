@@ -327,7 +327,7 @@ class EngineAnswer:
     @property
     def tokens_seen(self) -> int:
         """Output tokens that came, whether or not the answer was complete."""
-        return max((entry.tokens() for entry in self._entries), default=0)
+        return sum(entry.tokens() for entry in self._streamed)
 
     @property
     def energy_j(self) -> float:

@@ -10,6 +10,7 @@ import yaml
 from cluster.config import parse_config
 from cluster.config.pools import SimulatedEngine
 from cluster.replay import from_json, redecide
+from deployments.router.visit import Visit
 from tests.shell.router.dying import SETTINGS, Dying
 
 TURNS: Any = [{"role": "user", "content": "hello"}]
@@ -192,6 +193,29 @@ async def test_attempts_are_bounded(dying):
     record = await cluster.decision(answer)
     assert [attempt["outcome"] for attempt in record["attempts"]] == ["broken"] * 4
     await cluster.assert_idle()
+
+
+async def test_a_continued_answer_that_fails_after_all_is_charged_for_every_replica_s_tokens(
+    dying, monkeypatch
+):
+    seen: list[int] = []
+
+    def leave(_: Any, record: Any, answers: Any) -> None:
+        del record
+        seen.append(sum(answer.tokens_seen for answer in answers))
+
+    monkeypatch.setattr(Visit, "leave", leave)
+    cluster, (first, second) = dying
+    cluster.remove("prefill-0")
+    first.bytes_left = second.bytes_left = 1500
+    first.deaths = second.deaths = 100
+    answer = await cluster.chat(stream=True, max_tokens=30)
+    assert answer.events[-1]["error"]["code"] == "engine_failed"
+    text = "".join(c["delta"].get("content") or "" for e in answer.events[:-1] for c in e["choices"])
+    words = len(text.split())
+    assert words > 8
+    # Tokens that were made twice at a seam, and the event that only names the role, may be in it.
+    assert words <= seen[0] <= words + 8
 
 
 @pytest.mark.parametrize(
