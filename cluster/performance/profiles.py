@@ -5,6 +5,8 @@ fits give; what nobody knows is assumed, and says so. Measurements of the runnin
 (`estimator`).
 """
 
+import contextlib
+import difflib
 from dataclasses import replace
 
 from cluster.config.models import ModelConfig
@@ -12,10 +14,11 @@ from cluster.config.performance import PerformanceOverrides
 from cluster.config.pools import PoolConfig, SimulatedEngine, VllmEngine
 from cluster.entities.performance import PowerCurve, Provenance, ReplicaPerformance
 from cluster.performance.architectures import ARCHITECTURES, model_spec
-from cluster.performance.hardware import gpu_spec
+from cluster.performance.hardware import GpuSpec, gpu_spec
 from cluster.performance.roofline import derived, power_curve
 
-_ASSUMED_MODEL = "llama-3.1-8b"
+_ASSUMED_MODELS = ("llama-3.1-8b", "qwen3-0.6b")
+"""What a model that is not known is taken for: the first that fits on the GPU."""
 _ENGINE_FIELDS = {
     "max_num_batched_tokens": "batch_tokens_max",
     "max_num_seqs": "sequences_max",
@@ -66,13 +69,9 @@ def pool_performance(pool: PoolConfig, model: ModelConfig) -> ReplicaPerformance
 def _catalogue(pool: PoolConfig, model: ModelConfig) -> ReplicaPerformance:
     gpu = gpu_spec(pool.gpu_type)
     if model.architecture is not None and model_spec(model.architecture) is None:
-        raise ValueError(
-            f"architecture {model.architecture!r} is not in the catalogue, which has: "
-            + ", ".join(sorted(ARCHITECTURES))
-        )
+        raise ValueError(f"architecture {_unknown(model.architecture)}")
     if gpu is None:
         return replace(_CPU, gpus=pool.gpus_per_replica)
-    spec = model_spec(model.architecture or _ASSUMED_MODEL)
     if isinstance(pool.engine, SimulatedEngine) and model.architecture is None:
         # No model, no weights: only the GPU's power and price are of interest.
         return replace(
@@ -82,12 +81,31 @@ def _catalogue(pool: PoolConfig, model: ModelConfig) -> ReplicaPerformance:
             gpus=pool.gpus_per_replica,
             sources=(f"power and price: catalogue of {gpu.name}",),
         )
-    assert spec is not None  # noqa: S101 - checked above, and the assumed model is in the catalogue
-    found = derived(gpu, spec, pool.gpus_per_replica)
-    if model.architecture is None:
-        note = f"assumed: a model like {_ASSUMED_MODEL}, because models.*.architecture says nothing"
-        return replace(found, provenance=Provenance.ASSUMED, sources=(*found.sources, note))
-    return found
+    if model.architecture is not None:
+        return _derived(gpu, model.architecture, pool.gpus_per_replica)
+    name, found = _first_that_fits(gpu, pool.gpus_per_replica)
+    note = f"assumed: a model like {name}, because models.*.architecture says nothing"
+    return replace(found, provenance=Provenance.ASSUMED, sources=(*found.sources, note))
+
+
+def _derived(gpu: GpuSpec, architecture: str, gpus: int) -> ReplicaPerformance:
+    spec = model_spec(architecture)
+    assert spec is not None  # noqa: S101 - checked before, and the assumed ones are in the catalogue
+    return derived(gpu, spec, gpus)
+
+
+def _first_that_fits(gpu: GpuSpec, gpus: int) -> tuple[str, ReplicaPerformance]:
+    *larger, smallest = _ASSUMED_MODELS
+    for name in larger:
+        with contextlib.suppress(ValueError):
+            return name, _derived(gpu, name, gpus)
+    return smallest, _derived(gpu, smallest, gpus)
+
+
+def _unknown(architecture: str) -> str:
+    close = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
+    known = f"; did you mean {close[0]!r}?" if close else f", which has: {', '.join(sorted(ARCHITECTURES))}"
+    return f"{architecture!r} is not in the catalogue{known}"
 
 
 def _simulated(found: ReplicaPerformance, engine: SimulatedEngine, pool: PoolConfig) -> ReplicaPerformance:

@@ -30,6 +30,7 @@ from operators.local_cluster.environment import gateway_environment
 from operators.local_cluster.failures import last_errors
 from operators.local_cluster.preflight import observe_facts, problems, wanted_ports
 from operators.prometheus.targets import TargetsFile
+from operators.provisioner.pool_check import check_pools
 
 _WATCH_S = 0.5
 
@@ -43,6 +44,7 @@ def up(config_path: Path, *, json_output: bool, follow_parent: bool) -> int:
     reporter = reporter_for(json_events=json_output)
     try:
         config = load_config(config_path)
+        check_pools(config, origin=str(config_path))
     except ConfigError as error:
         first, *rest = str(error).splitlines()
         reporter.error(first, tuple(line.strip() for line in rest))

@@ -16,6 +16,7 @@ from operators.cli.state import ADMIN_KEY_FILE, sound_key, state_dir_of
 from operators.cli.stop_signals import StopRequested, StopSignals
 from operators.local_cluster.cluster import write_private
 from operators.local_cluster.environment import gateway_environment
+from operators.provisioner.pool_check import check_pools
 
 _DEPLOYER = "operators.job.deployer"
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -77,10 +78,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _loaded(path: Path) -> TidemillConfig:
     try:
-        return load_config(path)
+        config = load_config(path)
+        check_pools(config, origin=str(path))
     except ConfigError as error:
         first, *rest = str(error).splitlines()
         raise CliError(first, exit_code=2, details=tuple(line.strip() for line in rest)) from error
+    return config
 
 
 def _up(config: TidemillConfig, cluster: JobCluster, state_dir: Path, reporter: Reporter) -> int:

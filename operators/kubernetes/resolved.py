@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from cluster.config import ConfigError, TidemillConfig, check_config
 from cluster.config.pools import PoolConfig
 from operators.kubernetes.names import COMPONENT_LABEL, GATEWAY_GROUP, POOL_LABEL
+from operators.provisioner.pool_check import check_pools
 
 _GROUP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
@@ -45,6 +46,7 @@ def resolved(config: TidemillConfig) -> TidemillConfig:
     for name in config.kubernetes.nodes:
         if name not in {pool.gpu_type for pool in config.pools.values()}:
             raise ConfigError(f"kubernetes.nodes.{name}: no pool has this gpu_type")
+    check_pools(config, origin="configuration")
     return check_config(data)
 
 

@@ -83,6 +83,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
             "take another name",
         ),
         (lambda c: c["gateway"].update(allow_without_keys=False), "allow_without_keys"),
+        (lambda c: c["models"]["m"].update(architecture="lama"), "models.m: architecture 'lama' is not in"),
     ],
 )
 def test_what_cannot_run_on_kubernetes_is_refused_with_the_field_that_is_wrong(tmp_path, change, message):

@@ -66,6 +66,16 @@ def test_a_bad_configuration_is_named_and_has_status_2(runner: CliRunner, tmp_pa
     assert "Traceback" not in result.output
 
 
+def test_a_model_that_does_not_fit_is_found_before_anything_starts(runner: CliRunner, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "models: {m: {source: s, architecture: llama-3.1-70b}}\npools: {p: {model: m, gpu_type: L4}}\n"
+    )
+    result = runner.invoke(app, ["up", "-c", str(path)])
+    assert result.exit_code == 2
+    assert "pools.p: llama-3.1-70b needs 141 GB" in result.output
+
+
 def test_version_is_that_of_the_project(runner: CliRunner) -> None:
     assert runner.invoke(app, ["--version"]).output == "tidemill 0.1.0\n"
 

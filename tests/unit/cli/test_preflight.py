@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import TidemillConfig, parse_config
+from cluster.config import ConfigError, TidemillConfig, parse_config
 from operators.local_cluster.preflight import Facts, problems
+from operators.provisioner.pool_check import check_pools
 
 GIB = 1024**3
 
@@ -71,3 +72,22 @@ def test_unwritable_folder(config: TidemillConfig) -> None:
 def test_a_running_cluster_is_the_only_thing_said(config: TidemillConfig) -> None:
     found = problems(config, _facts(running_pid=42, ports_taken={8000: "us"}, memory_available_bytes=0))
     assert found == ["already running (process 42); `tidemill down` stops it"]
+
+
+def test_pools_that_no_provisioner_could_plan_with_are_a_wrong_configuration() -> None:
+    config = parse_config(
+        "models:\n"
+        "  m: {source: s, architecture: lama-3.1-8b}\n"
+        "  big: {source: b, architecture: llama-3.1-70b}\n"
+        "pools: {p: {model: m, gpu_type: H100}, q: {model: big, gpu_type: L4}, r: {model: m, gpu_type: L4}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_pools(config, origin="c.yaml")
+    assert str(caught.value).splitlines() == [
+        "c.yaml:",
+        "  models.m: architecture 'lama-3.1-8b' is not in the catalogue; did you mean 'llama-3.1-8b'?",
+        (
+            "  pools.q: llama-3.1-70b needs 141 GB for its weights and does not fit on 1 x L4 (24 GB); "
+            "leave models.big.architecture out if they are quantised, or name more GPUs"
+        ),
+    ]

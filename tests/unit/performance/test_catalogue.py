@@ -114,3 +114,10 @@ def test_more_replicas_wait_less():
     h100 = _performance("gpu_type: H100")
     one = operating_point(h100, MIX, 12.0, replicas=1).ttft_s
     assert operating_point(h100, MIX, 12.0, replicas=16).ttft_s < one
+
+
+@pytest.mark.parametrize(("gpu", "like"), [("H100", "llama-3.1-8b"), ("T4", "qwen3-0.6b")])
+def test_a_model_that_nobody_knows_is_taken_for_one_that_fits(gpu, like):
+    found = _performance(f"gpu_type: {gpu}", "aliases: [auto]")
+    assert found.provenance is Provenance.ASSUMED
+    assert f"a model like {like}" in found.sources[-1]
