@@ -78,8 +78,8 @@ class Documents(Protocol):
         """An answer."""
         ...
 
-    def entries(self, partition: Partition) -> list[Kept]:
-        """The entries of a partition whose answers are there."""
+    def entries(self, partition: Partition, known: AbstractSet[str] = frozenset()) -> list[Kept]:
+        """The entries of a partition whose answers are there, but for those that are known."""
         ...
 
     def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ disk. Whatever goes wrong here makes a miss.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import secrets
 from collections import OrderedDict
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.config.semantic_cache import SemanticTierConfig
-from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, Removal, StoredAnswer
@@ -29,6 +29,7 @@ from deployments.semantic_cache.answers import read_answer
 from deployments.semantic_cache.document_thread import DocumentsAwayError, DocumentThread
 from deployments.semantic_cache.documents import Document, Documents
 from deployments.semantic_cache.exact import Entry, EntryKey
+from deployments.semantic_cache.judging import Case, Judging
 from deployments.semantic_cache.near_counts import NearCounts
 from deployments.semantic_cache.near_report import near_listing, near_report
 from deployments.semantic_cache.requests import Spent
@@ -42,6 +43,9 @@ _PENDING_MAX = 4_096
 _PARTITIONS_LOADED_MAX = 100_000
 _WOKEN_MAX = 4
 """Entries brought back to memory for one look-up."""
+REOPEN_AFTER_S = 5.0
+_OWNED_FOR_S = 60.0
+"""Who was not asked about a partition for so long looks at what is on disk again."""
 _NO_ROOM = frozenset({Removal.QUOTA, Removal.CAPACITY})
 _DISK_SWEEP_S = 600.0
 
@@ -61,17 +65,6 @@ class _Pending:
     query: SemanticQuery
     decision: SemanticDecision
     asked_at_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """Two answers to compare: a fresh one, and the stored one that was near."""
-
-    question: str
-    category: str
-    decision: SemanticDecision
-    entry_id: str
-    fresh: Document
 
 
 class NearMatches:
@@ -106,31 +99,64 @@ class NearMatches:
             config, dimensions=DIMENSIONS, new_index=lambda: GraphIndex(DIMENSIONS, scan_max=SCAN_MAX)
         )
         self._thread = DocumentThread(config.documents, self.counts)
-        self._loaded: OrderedDict[Partition, None] = OrderedDict()
+        self._loaded: OrderedDict[Partition, float] = OrderedDict()
+        """With when each was asked last."""
         self._loading: dict[Partition, asyncio.Task[None]] = {}
         self._purges = 0
         self._pending: OrderedDict[EntryKey, _Pending] = OrderedDict()
-        self._cases: asyncio.Queue[_Case] = asyncio.Queue(maxsize=config.contract.judging_backlog_max)
-        self._judge: asyncio.Task[None] | None = None
+        self._judging = Judging(
+            self.tier,
+            self._agreement,
+            documents,
+            self._thread,
+            self.counts,
+            read=self._read,
+            promoted=self._forget_removed,
+            backlog_max=config.contract.judging_backlog_max,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self.is_open = False
+        """Whether the documents have been there once."""
 
     async def start(self) -> None:
-        """Opens the documents, takes up the evidence and begins to judge."""
-        await self._thread.run(self._documents.open)
-        self.tier.evidence.restore(await self._thread.run(self._documents.judgements))
-        self._judge = asyncio.create_task(self._judge_all())
+        """Opens the documents, takes up the evidence and begins to judge.
+
+        If they are away, what does not need them is answered already.
+        """
+        try:
+            await self._open()
+        except Exception as error:  # noqa: BLE001 - whatever a store raises
+            logger.warning("the cache's documents are away: %s: %s", type(error).__name__, error)
+            self._tasks.append(asyncio.create_task(self._open_later()))
+        self._tasks.append(asyncio.create_task(self._judging.run()))
 
     async def close(self) -> None:
         """Stops judging and writes what is open."""
-        if self._judge is not None:
-            self._judge.cancel()
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._judge
+                await task
         await self._agreement.close()
         await self._thread.run(self._documents.close)
         self._thread.close()
 
+    async def _open(self) -> None:
+        await self._thread.run(self._documents.open)
+        self.tier.evidence.restore(await self._thread.run(self._documents.judgements))
+        self.is_open = True
+
+    async def _open_later(self) -> None:
+        while not self.is_open:
+            await asyncio.sleep(REOPEN_AFTER_S)
+            # Whatever goes wrong, it has been said once.
+            with contextlib.suppress(Exception):
+                await self._open()
+
     async def look_up(self, key: EntryKey, query: SemanticQuery, *, load: float = 0.0) -> NearHit | None:
         """An answer to serve, or None; what is asked is remembered until its answer comes."""
+        if not self.is_open:
+            self.counts.away += 1
+            return None
         try:
             return await self._looked_up(key, query, load=load)
         except DocumentsAwayError:
@@ -196,17 +222,14 @@ class NearMatches:
         )
         self._forget_removed()
         if pending.decision.entry is not None:
-            case = _Case(
+            case = Case(
                 question=pending.query.text,
                 category=pending.query.category,
                 decision=pending.decision,
                 entry_id=entry_id,
                 fresh=document,
             )
-            try:
-                self._cases.put_nowait(case)
-            except asyncio.QueueFull:
-                self.counts.unjudged += 1
+            self._judging.add(case)
 
     def sweep(self) -> None:
         """Forgets what is too old; called now and then."""
@@ -270,11 +293,14 @@ class NearMatches:
 
     async def settled(self) -> None:
         """Returns when everything that waits is judged and written."""
-        await self._cases.join()
+        await self._judging.settled()
         await self._thread.run(lambda: None)
 
     async def _load(self, partition: Partition) -> None:
-        if partition in self._loaded:
+        """Reads a partition that is new here, or that may have had another owner since it was asked."""
+        now_s = self._now_s()
+        if now_s - self._loaded.get(partition, -math.inf) < _OWNED_FOR_S:
+            self._loaded[partition] = now_s
             return
         loading = self._loading.get(partition)
         if loading is None:
@@ -288,8 +314,9 @@ class NearMatches:
         while purges != self._purges:
             # What was read before a purge must not come back after it.
             purges = self._purges
-            kept = await self._thread.run(lambda: self._documents.entries(partition))
-        self._loaded[partition] = None
+            known = self.tier.store.of(partition) if partition in self._loaded else frozenset()
+            kept = await self._thread.run(lambda: self._documents.entries(partition, known))  # noqa: B023
+        self._loaded[partition] = self._now_s()
         if len(self._loaded) > _PARTITIONS_LOADED_MAX:
             self._loaded.popitem(last=False)
         for entry, vector in kept:
@@ -334,43 +361,6 @@ class NearMatches:
             self.tier.store.remove(entry.entry_id, Removal.PURGED)
             return None
         return document
-
-    async def _judge_all(self) -> None:
-        while True:
-            case = await self._cases.get()
-            try:
-                await self._judge_one(case)
-            except Exception:
-                logger.exception("a near match could not be judged")
-            finally:
-                self._cases.task_done()
-
-    async def _judge_one(self, case: _Case) -> None:
-        stored = case.decision.entry
-        if stored is None:
-            return
-        document_id = stored.document_id
-        document = await self._read(stored)
-        if document is None:
-            return
-        agrees = await self._agreement.of(case.question, case.fresh, document)
-        if agrees is None:
-            self.counts.unjudged += 1
-            return
-        judgement = Judgement(
-            similarity=case.decision.similarity,
-            is_wrong=not agrees,
-            around=case.decision.around,
-            document_id=document_id,
-        )
-        self.tier.judged(case.category, judgement)
-        self.counts.judged(case.category, judgement)
-        self._thread.write(lambda: self._documents.write_judgement(case.category, judgement))
-        if self.tier.should_promote(case.entry_id, stored.entry_id, judgement):
-            promoted = self.tier.store.get(case.entry_id)
-            if promoted is not None:
-                self._thread.write(lambda: self._documents.promote(promoted))
-            self._forget_removed()
 
     def _life_s(self, category: str) -> float:
         policy = self.tier.store.policy(category)

@@ -6,6 +6,7 @@ there alone.
 
 import json
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import redis
@@ -84,10 +85,12 @@ class RedisDocuments:
             return None
         return Document(body=body, content_type=content_type.decode())
 
-    def entries(self, partition: Partition) -> list[Kept]:
+    def entries(self, partition: Partition, known: AbstractSet[str] = frozenset()) -> list[Kept]:
         """See `Documents`."""
         found: list[Kept] = []
         for entry_id in sorted(self._client.smembers(_members(partition))):
+            if entry_id.decode() in known:
+                continue
             meta, vector = self._client.hmget(_entry(entry_id.decode()), "meta", "vector")
             if meta is None or vector is None:
                 continue

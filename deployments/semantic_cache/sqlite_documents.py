@@ -4,8 +4,10 @@ Write-ahead logging lets several replicas of one machine share the file; what a 
 stays.
 """
 
+import logging
 import sqlite3
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from cluster.policy.semantic_cache.evidence import Judgement
@@ -24,6 +26,8 @@ from deployments.semantic_cache.documents import (
     vector_of,
 )
 from deployments.semantic_cache.resting import RestingEntries
+
+logger = logging.getLogger("tidemill.cache.documents")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -60,6 +64,21 @@ class SqliteDocuments:
         """See `Documents`."""
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connect()
+        except sqlite3.OperationalError:
+            raise  # it is locked, or may not be written: no reason to lose it
+        except sqlite3.DatabaseError as error:
+            if self._file is None:
+                raise
+            broken = self._file.with_name(f"{self._file.name}.broken")
+            logger.warning("%s is put aside as %s: %s", self._file, broken.name, error)
+            self._file.replace(broken)
+            for ending in ("-wal", "-shm"):
+                self._file.with_name(f"{self._file.name}{ending}").unlink(missing_ok=True)
+            self._connect()
+
+    def _connect(self) -> None:
         connection = sqlite3.connect(self._file or ":memory:", timeout=_BUSY_S, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         # A power cut may take the last commits with it, never half of one.
@@ -117,15 +136,17 @@ class SqliteDocuments:
         row = self._database.execute(query, (document_id,)).fetchone()
         return None if row is None else Document(body=row[0], content_type=row[1])
 
-    def entries(self, partition: Partition) -> list[Kept]:
+    def entries(self, partition: Partition, known: AbstractSet[str] = frozenset()) -> list[Kept]:
         """See `Documents`."""
         rows = self._database.execute(
-            "SELECT meta, vector FROM entries JOIN documents USING (document_id) "
+            "SELECT entry_id, meta, vector FROM entries JOIN documents USING (document_id) "
             "WHERE tenant = ? AND model = ? AND scope = ? "
             "AND entry_id NOT IN (SELECT entry_id FROM places) ORDER BY entries.rowid",
             partition,
         )
-        return [(entry_of(meta), vector_of(vector)) for meta, vector in rows]
+        return [
+            (entry_of(meta), vector_of(vector)) for entry_id, meta, vector in rows if entry_id not in known
+        ]
 
     def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:
         """See `Documents`."""

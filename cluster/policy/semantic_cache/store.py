@@ -116,6 +116,10 @@ class SemanticStore:
         """All, the oldest in the store first."""
         return (self._by_key[self._keys[entry_id]] for entry_id in self._by_age)
 
+    def of(self, partition: Partition) -> frozenset[str]:
+        """Ids of the entries of a partition."""
+        return frozenset(entry.entry_id for entry in self.entries() if entry.partition == partition)
+
     def get(self, entry_id: str) -> StoredAnswer | None:
         """An entry by id."""
         key = self._keys.get(entry_id)

@@ -51,8 +51,8 @@ class _Held(SqliteDocuments):
         self.asked = asyncio.Event()
         self.loop = asyncio.get_running_loop()
 
-    def entries(self, partition):
-        found = super().entries(partition)
+    def entries(self, partition, known=frozenset()):
+        found = super().entries(partition, known)
         self.loop.call_soon_threadsafe(self.asked.set)
         time.sleep(0.2)
         return found
@@ -107,11 +107,11 @@ class _Hanging(SqliteDocuments):
     hangs = False
     begun = 0
 
-    def entries(self, partition):
+    def entries(self, partition, known=frozenset()):
         if self.hangs:
             self.begun += 1
             time.sleep(3)
-        return super().entries(partition)
+        return super().entries(partition, known)
 
 
 async def test_documents_that_hang_hold_up_look_ups_once(start, tmp_path):
