@@ -16,7 +16,7 @@ from cluster.entities.workload import Surface
 KNOWLEDGE_VERSION_HEADER = "x-tidemill-knowledge-version"
 """Request header: whatever the caller's answers depend on beside the request. A new value starts anew."""
 _FOR_THE_ENGINE_ALONE = frozenset({"request_id", "priority"})
-_ABOUT_THE_CALLER = frozenset({"user", "metadata"})
+_ABOUT_THE_CALLER = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 _ELSEWHERE_IN_THE_PARTITION = frozenset({"model", "stream", "stream_options"})
 _FORM_MATTERS = frozenset({Surface.RESPONSES, Surface.MESSAGES})
 """Surfaces whose streams are not translated into whole answers and back."""

@@ -50,12 +50,24 @@ def test_epoch_and_knowledge_version_keep_apart():
     assert len(scopes) == 4
 
 
-@pytest.mark.parametrize("changes", [{"stream": True}, {"user": "u"}, {"metadata": {"a": 1}}, {"model": "x"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stream": True},
+        {"user": "u"},
+        {"metadata": {"a": 1}},
+        {"model": "x"},
+        {"safety_identifier": "hash of the user"},
+        {"prompt_cache_key": "conversation 7"},
+    ],
+)
 def test_what_does_not_shape_the_answer_does_not_keep_apart(changes):
     assert identity({**BODY, **changes}).scope == identity(BODY).scope
 
 
-@pytest.mark.parametrize("changes", [{"user": "u"}, {"metadata": {"a": 1}}])
+@pytest.mark.parametrize(
+    "changes", [{"user": "u"}, {"metadata": {"a": 1}}, {"safety_identifier": "s"}, {"prompt_cache_key": "p"}]
+)
 def test_what_a_response_repeats_keeps_responses_apart(changes):
     body = {"model": "m", "input": "What is a tide?"}
     assert identity({**body, **changes}, Surface.RESPONSES).scope != identity(body, Surface.RESPONSES).scope
