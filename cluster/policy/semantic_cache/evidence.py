@@ -119,13 +119,7 @@ class Evidence:
 
     def observe(self, category: str, judgement: Judgement) -> float:
         """Takes a judgement in and says what the category's threshold is now."""
-        stratum = min(_STRATA - 1, max(0, int((1.0 - judgement.similarity) / _STRATUM)))
-        size = max(1, self._config.judgements_max // _STRATA)
-        self._strata.setdefault((category, stratum), deque(maxlen=size)).append(judgement)
-        self._tables.pop(category, None)
-        self._bounds.pop(category, None)
-        if judgement.is_wrong and judgement.document_id:
-            self._refute(judgement.document_id)
+        self._remember(category, judgement)
         self._until_refit -= 1
         if self._until_refit <= 0:
             self._refit()
@@ -133,6 +127,15 @@ class Evidence:
             # What was about to be served is wrong: nobody should wait for that to count.
             self._decide(category)
         return self.threshold(category)
+
+    def _remember(self, category: str, judgement: Judgement) -> None:
+        stratum = min(_STRATA - 1, max(0, int((1.0 - judgement.similarity) / _STRATUM)))
+        size = max(1, self._config.judgements_max // _STRATA)
+        self._strata.setdefault((category, stratum), deque(maxlen=size)).append(judgement)
+        self._tables.pop(category, None)
+        self._bounds.pop(category, None)
+        if judgement.is_wrong and judgement.document_id:
+            self._refute(judgement.document_id)
 
     def bound(self, category: str, threshold: float) -> Bound:
         """The bound on wrong answers among near matches of a category from a score on."""
@@ -158,7 +161,7 @@ class Evidence:
     def restore(self, judgements: Sequence[tuple[str, Judgement]]) -> None:
         """Takes up what an earlier process knew."""
         for category, judgement in judgements:
-            self.observe(category, judgement)
+            self._remember(category, judgement)
         self._refit()
 
     def _refute(self, document_id: str) -> None:

@@ -181,6 +181,20 @@ def test_an_answer_that_was_wrong_before_is_known_by_it_after_a_restart_too():
     assert restarted.refuted("d") == 3
 
 
+def test_a_restart_fits_once_whatever_is_remembered(monkeypatch):
+    fits = []
+
+    def counted(*columns):
+        fits.append(len(columns[0]))
+        return fit_risk(*columns)
+
+    monkeypatch.setattr("cluster.policy.semantic_cache.evidence.fit_risk", counted)
+    restarted = evidence_of([])
+    restarted.restore([("c", judgement) for judgement in judged_stream(600, 0.0, 1)])
+    assert fits == [600]
+    assert restarted.threshold("c") < 0.9
+
+
 def test_what_saves_least_for_its_bytes_goes_first_and_unused_things_age():
     worths = Worths()
     worths.set("cheap", uses=1, saved_cost=1.0, size_bytes=1000, priority=1.0)
