@@ -115,7 +115,10 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
     url: UrlOption = None,
 ) -> None:
-    """Talk with a model; reads questions line by line from a pipe."""
+    """Talk with a model; reads questions line by line from a pipe.
+
+    A tenant's key is taken from TIDEMILL_API_KEY.
+    """
     from operators.cli.chat import chat as run  # noqa: PLC0415 - as above
 
     guarded(lambda: run(model=model, system=system, url=url), json_output=False)

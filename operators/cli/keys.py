@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config import ConfigError, TidemillConfig, load_config
+from cluster.config import TidemillConfig
 from cluster.entities.tenancy import ApiKey
 from deployments.tenants.keys import Keys, KeyStore, KeysUnreadableError, new_key, shown
 from deployments.tenants.stores import key_store
+from operators.cli.configuration import read_config
 from operators.cli.console import CliError
 from operators.cli.gateway_client import admin_get
 from operators.cli.state import load_state, state_dir_of
@@ -116,7 +118,7 @@ def usage(tenant: str | None, *, json_output: bool, url: str | None) -> None:
     Raises:
         CliError: nothing runs, or the gateway refused.
     """
-    query = "" if tenant is None else f"?tenant={tenant}"
+    query = "" if tenant is None else f"?{urlencode({'tenant': tenant})}"
     found = admin_get(f"/admin/usage{query}", url=url)
     if json_output:
         print(json.dumps(found))
@@ -167,10 +169,7 @@ def _opened(config_path: Path | None) -> tuple[TidemillConfig, KeyStore]:
         if state is None:
             raise CliError("no Tidemill cluster runs here; name its configuration with --config")
         config_path = Path(state.config_path)
-    try:
-        config = load_config(config_path)
-    except ConfigError as error:
-        raise CliError(str(error).splitlines()[0], exit_code=2) from error
+    config = read_config(config_path)
     return config, key_store(config.tenants.store, str(state_dir))
 
 

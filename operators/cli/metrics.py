@@ -9,7 +9,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config import ConfigError, TidemillConfig, load_config
+from cluster.config import TidemillConfig
+from operators.cli.configuration import read_config
 from operators.cli.console import CliError
 from operators.cli.gateway_client import admin_get
 from operators.cli.state import state_dir_of
@@ -88,11 +89,7 @@ def _configuration(path: Path | None) -> TidemillConfig:
         raise CliError(
             "name the cluster's configuration with -c: it says where it is on Kubernetes", exit_code=2
         )
-    try:
-        return load_config(path)
-    except ConfigError as error:
-        first, *rest = str(error).splitlines()
-        raise CliError(first, exit_code=2, details=tuple(line.strip() for line in rest)) from error
+    return read_config(path)
 
 
 def _give(content: Any, output: Path | None, *, json_output: bool) -> None:

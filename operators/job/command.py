@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.config import ConfigError, TidemillConfig, load_config
+from cluster.config import ConfigError, TidemillConfig
+from operators.cli.configuration import config_refused, read_config
 from operators.cli.console import CliError, Reporter, reporter_for
 from operators.cli.deployment import Watch, gateway_base_url, probe, run_deployer
 from operators.cli.state import ADMIN_KEY_FILE, sound_key, state_dir_of
@@ -77,12 +78,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _loaded(path: Path) -> TidemillConfig:
+    config = read_config(path)
     try:
-        config = load_config(path)
         check_pools(config, origin=str(path))
     except ConfigError as error:
-        first, *rest = str(error).splitlines()
-        raise CliError(first, exit_code=2, details=tuple(line.strip() for line in rest)) from error
+        raise config_refused(error) from error
     return config
 
 

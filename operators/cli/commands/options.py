@@ -10,7 +10,11 @@ from operators.cli.console import CliError, reporter_for
 HELP = {"help_option_names": ["-h", "--help"]}
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs instead of text for people.")]
 UrlOption = Annotated[
-    str | None, typer.Option(help="Another gateway than the one on this machine, e.g. http://host:8000.")
+    str | None,
+    typer.Option(
+        help="Another gateway than the one on this machine, e.g. http://host:8000; where the admin key is "
+        "needed, TIDEMILL_ADMIN_KEY holds it."
+    ),
 ]
 
 

@@ -66,6 +66,20 @@ def test_a_bad_configuration_is_named_and_has_status_2(runner: CliRunner, tmp_pa
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["keys", "list"], ["metrics", "scrape-config", "--for", "kubernetes"], ["render", "-o", "out"]],
+)
+def test_every_command_says_what_is_wrong_with_a_configuration(
+    runner: CliRunner, tmp_path: Path, command: list[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("models: {m: {source: x}}\npools: {p: {model: m, replica: 2}}\n")
+    result = runner.invoke(app, [*command, "-c", str(path)])
+    assert result.exit_code == 2
+    assert "pools.p.replica: unknown field; did you mean 'replicas'?" in result.output
+
+
 def test_a_model_that_does_not_fit_is_found_before_anything_starts(runner: CliRunner, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
