@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from typing import Any
 
@@ -78,8 +79,56 @@ async def load(local: Any, meanwhile: Any, *, seconds: float) -> list[tuple[bool
     return ends
 
 
-def streamed(local: Any, prompt: str, *, meanwhile: Any = None) -> tuple[str, list[Any], str]:
-    """Text, events and decision of a greedy chat stream, something done when a third of it is there."""
+class NamedStream:
+    """A greedy stream of `/v1/responses` or `/v1/messages`, read in a thread of its own."""
+
+    def __init__(self, local: Any, path: str, text: str) -> None:
+        self._url = local.url + path
+        self._body: dict[str, Any] = {"model": MODEL, "temperature": 0, "stream": True}
+        if path.endswith("messages"):
+            self._body |= {"messages": [{"role": "user", "content": text}], "max_tokens": 60}
+        else:
+            self._body |= {"input": text, "max_output_tokens": 60}
+        self.text = ""
+        self.decision_id = ""
+        self.others: list[Any] = []
+        """All events but those with text."""
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        headers = {"x-tidemill-cache": "off"}
+        with httpx.stream("POST", self._url, json=self._body, headers=headers, timeout=240) as answer:
+            self.decision_id = answer.headers["x-tidemill-decision-id"]
+            for line in answer.iter_lines():
+                event = json.loads(line[6:]) if line.startswith("data: ") else {"type": None}
+                if event["type"] in ("content_block_delta", "response.output_text.delta"):
+                    delta = event["delta"]
+                    self.text += delta if isinstance(delta, str) else delta["text"]
+                elif event["type"] is not None:
+                    self.others.append(event)
+
+    def whole(self) -> "NamedStream":
+        """The stream when it has ended."""
+        self._thread.join(240)
+        assert not self._thread.is_alive()
+        return self
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Tokens of prompt and answer."""
+        (found,) = [e.get("response", e)["usage"] for e in self.others if e["type"] in _TELL_USAGE]
+        # What was cached counts apart in messages; another replica has cached something else.
+        return found["input_tokens"] + found.get("cache_read_input_tokens", 0), found["output_tokens"]
+
+
+_TELL_USAGE = ("message_delta", "response.completed")
+
+
+def streamed(
+    local: Any, prompt: str, *, before: Any = None, meanwhile: Any = None
+) -> tuple[str, list[Any], str]:
+    """Text, events and decision of a greedy chat stream; one thing done at its begin, one after a third."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": prompt}],
@@ -97,6 +146,9 @@ def streamed(local: Any, prompt: str, *, meanwhile: Any = None) -> tuple[str, li
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 lines.append(line[6:])
+            if len(lines) == 5 and before is not None:
+                before()
+                before = None
             if len(lines) == 20 and meanwhile is not None:
                 meanwhile()
                 meanwhile = None

@@ -20,7 +20,7 @@ import httpx
 import openai
 import pytest
 
-from tests.serve.local_load import QUESTIONS, STORY, load, long_prompt, streamed
+from tests.serve.local_load import QUESTIONS, STORY, NamedStream, load, long_prompt, streamed
 from tests.serve.malformed import malformed_requests
 from tests.serve.observability import assert_only_the_catalogue, targets_of, wait_scraped
 from tests.serve.prometheus import exposed, needs_prometheus, watching
@@ -28,6 +28,7 @@ from tests.serve.prometheus import exposed, needs_prometheus, watching
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 _MODEL = "smollm2-135m-instruct"
+_STORY = "Write a long story about a tide mill."
 _PROMPTS_VARIABLE = "TIDEMILL_GSM8K"
 """Names a file of questions, gsm8k_test.jsonl.gz."""
 
@@ -341,8 +342,26 @@ def test_a_killed_decode_engine_costs_nothing(local: Any, victim: str) -> None:
     core, replica = local.engine_core("pool-decode-cpu"), local.replica_process("pool-decode-cpu")
     process = core if victim == "engine core" else replica
     prompt = long_prompt(95 + len(victim))
+    paths = ("/v1/responses", "/v1/messages")
+    alone = [NamedStream(local, path, _STORY).whole() for path in paths]
+    others: list[NamedStream] = []
+
+    def kill() -> None:
+        local.wait_for("words in all streams", lambda: all(len(o.text) > 9 for o in others), 10)
+        process.send_signal(signal.SIGKILL)
+
     whole, undisturbed, _ = streamed(local, prompt)
-    text, events, decision_id = streamed(local, prompt, meanwhile=lambda: process.send_signal(signal.SIGKILL))
+    text, events, decision_id = streamed(
+        local,
+        prompt,
+        before=lambda: others.extend(NamedStream(local, path, _STORY) for path in paths),
+        meanwhile=kill,
+    )
+    for other, before_it in zip(others, alone, strict=True):
+        assert other.whole().text == before_it.text
+        assert [event["type"] for event in other.others] == [event["type"] for event in before_it.others]
+        assert other.usage == before_it.usage
+        assert local.written_decision(other.decision_id)["attempts"][-1]["reason"] == "continued"
     assert text == whole  # word for word, although the prefill engine has made the rest
     assert {(event["id"], event["created"]) for event in events} == {(events[0]["id"], events[0]["created"])}
     assert sum("role" in c["delta"] for e in events for c in e["choices"]) == 1
