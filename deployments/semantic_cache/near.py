@@ -44,6 +44,7 @@ _PARTITIONS_LOADED_MAX = 100_000
 _WOKEN_MAX = 4
 """Entries brought back to memory for one look-up."""
 REOPEN_AFTER_S = 5.0
+SWEEP_AFTER_S = 60.0
 _OWNED_FOR_S = 60.0
 """Who was not asked about a partition for so long looks at what is on disk again."""
 _NO_ROOM = frozenset({Removal.QUOTA, Removal.CAPACITY})
@@ -129,6 +130,7 @@ class NearMatches:
             logger.warning("the cache's documents are away: %s: %s", type(error).__name__, error)
             self._tasks.append(asyncio.create_task(self._open_later()))
         self._tasks.append(asyncio.create_task(self._judging.run()))
+        self._tasks.append(asyncio.create_task(self._sweep_now_and_then()))
 
     async def close(self) -> None:
         """Stops judging and writes what is open."""
@@ -144,6 +146,12 @@ class NearMatches:
         await self._thread.run(self._documents.open)
         self.tier.evidence.restore(await self._thread.run(self._documents.judgements))
         self.is_open = True
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_AFTER_S)
+            if self.is_open:
+                self.sweep()
 
     async def _open_later(self) -> None:
         while not self.is_open:
@@ -232,7 +240,7 @@ class NearMatches:
             self._judging.add(case)
 
     def sweep(self) -> None:
-        """Forgets what is too old; called now and then."""
+        """Forgets what is too old."""
         now_s = self._now_s()
         # Under load entries live longer; what none may serve any more goes.
         self.tier.store.expire(now_s=now_s, stretch=1.0 + self._config.default.ttl_relaxation_max)

@@ -1,6 +1,8 @@
 """What the semantic tier must not know any more, whatever else happens meanwhile; and documents that hang."""
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 
 import pytest
@@ -129,3 +131,19 @@ async def test_documents_that_hang_hold_up_look_ups_once(start, tmp_path):
     documents.hangs = False
     await cache.service.near.settled()
     assert (await cache.ask(PARAPHRASE)).status_code == 200
+
+
+async def test_what_is_too_old_goes_from_memory_and_disk_though_nobody_asks(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("deployments.semantic_cache.near.SWEEP_AFTER_S", 0.05)
+    cache = await start(tier(ttl_s=1000.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    cache.clock.now_s += 1600
+    deadline = time.monotonic() + 5
+    while len(cache.service.near.tier.store) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    await cache.service.near.settled()
+    with contextlib.closing(sqlite3.connect(tmp_path / "near.sqlite")) as database:
+        counts = [
+            database.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("entries", "documents")
+        ]
+    assert counts == [0, 0]
