@@ -23,6 +23,8 @@ from operators.local_cluster.environment import HAPROXY_FOLDER, FreePorts, clust
 from operators.local_cluster.simulated_nodes import autoscaling_environment, write_autoscaling_config
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
+"""A folder for each GPU, where NVIDIA's driver is loaded."""
 _HOST = "127.0.0.1"
 _STARTED = "Ray runtime started"
 _HEAD_START_TIMEOUT_S = 180.0
@@ -84,7 +86,7 @@ def head_command(config: LocalClusterConfig, *, runtime_dir: Path, agent_port: i
         "--log-color=false",
         "--log-style=record",
     ]
-    if not Path("/proc/driver/nvidia/gpus").exists():
+    if not DRIVER_GPUS.exists():
         command.append("--num-gpus=0")
     return command
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from cluster.config import TidemillConfig
-from operators.local_cluster.cluster import planned_cpus, runtime_dir_of
+from operators.local_cluster.cluster import DRIVER_GPUS, planned_cpus, runtime_dir_of
 
 _GIB = 1024**3
 
@@ -28,6 +28,7 @@ class Facts:
     """Who holds a wanted port: a process in words, or why the port cannot be had."""
     memory_available_bytes: int
     cores: int
+    gpus: int = 0
     unwritable: tuple[Path, ...] = ()
     """Folders that are needed and cannot be written to."""
     running_pid: int | None = None
@@ -62,6 +63,7 @@ def observe_facts(
         },
         memory_available_bytes=memory_available_bytes(),
         cores=len(os.sched_getaffinity(0)),
+        gpus=sum(1 for _ in DRIVER_GPUS.iterdir()) if DRIVER_GPUS.is_dir() else 0,
         unwritable=tuple(place for place in places if not _is_writable(place)),
         running_pid=running_pid,
     )
@@ -94,6 +96,13 @@ def problems(config: TidemillConfig, facts: Facts) -> list[str]:
         found.append(
             f"the replicas need {needed:g} cores and Ray would plan with {cpus}; "
             "lower pools.*.resources.cpus or raise local_cluster.cpus"
+        )
+    gpus = sum(pool.replicas.start * pool.resources.gpus for pool in config.pools.values())
+    if gpus > facts.gpus and not local.simulated_nodes:
+        found.append(
+            f"the replicas need {gpus:g} GPUs and this machine has {facts.gpus}; lower "
+            "pools.*.replicas.min or pools.*.resources.gpus, or take a configuration for CPUs, such as "
+            "configs/local.yaml"
         )
     found += [
         f"{folder} cannot be written to; change its permissions or choose another"

@@ -64,6 +64,21 @@ def test_replicas_that_ray_could_never_place(config: TidemillConfig) -> None:
     assert problems(config, _facts(cores=1)) == []
 
 
+def test_gpus_that_are_not_there_are_missed_before_engines_wait_for_them() -> None:
+    text = (
+        "models: {m: {source: s}}\n"
+        "pools: {p: {model: m, gpu_type: H100, resources: {cpus: 0, gpus: 1}, replicas: {min: 2, max: 4}}}\n"
+    )
+    (found,) = problems(parse_config(text), _facts(gpus=1))
+    assert found == (
+        "the replicas need 2 GPUs and this machine has 1; lower pools.*.replicas.min or "
+        "pools.*.resources.gpus, or take a configuration for CPUs, such as configs/local.yaml"
+    )
+    assert problems(parse_config(text), _facts(gpus=2)) == []
+    nodes = text + "local_cluster: {simulated_nodes: {h100: {max: 2, cpus: 1, resources: {GPU: 1}}}}\n"
+    assert problems(parse_config(nodes), _facts(gpus=0)) == [], "nodes that come bring theirs"
+
+
 def test_unwritable_folder(config: TidemillConfig) -> None:
     (found,) = problems(config, _facts(unwritable=(Path("/var/x"),)))
     assert found.startswith("/var/x cannot be written to")
