@@ -65,6 +65,10 @@ class GatewayConfig(Section):
     json_depth_max: int = Field(default=64, ge=4, le=1000)
     """A request nested deeper gets 400."""
 
+    answers_max: int = Field(default=1024, ge=1)
+    """A request that asks for more answers, `n` to each of its prompts, gets 400: it would count as one and
+    keep an engine busy for hours."""
+
     allow_without_keys: bool = False
     """Listen on an address other than loopback although `tenants.enabled` is off: something in front, such as
     an ingress or a network policy, decides who may call."""

@@ -87,12 +87,8 @@ class ParsedRequest:
 
     @property
     def answers(self) -> int:
-        """How many it asks for: `n` to every prompt."""
-        if self.surface not in (Surface.CHAT, Surface.COMPLETIONS):
-            return 1
-        prompt = self.body.get("prompt") if self.surface is Surface.COMPLETIONS else None
-        prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
-        return prompts * int(self.body.get("n") or 1)
+        """How many it asks for."""
+        return _answers(self.body, self.surface)
 
     @property
     def cache_salt(self) -> str:
@@ -145,6 +141,7 @@ def parse(
     if n is not None and n < 1:
         raise bad_request(f"`n` must be at least 1, not {n}.", param="n")
     _typed(body, "stream_options", dict, "an object")
+    _check_answers(body, surface, config.gateway.answers_max)
     prompt, exact, single = _prompt(body, surface)
     return ParsedRequest(
         surface=surface,
@@ -232,6 +229,22 @@ def _refuse_tickets(body: dict[str, Any]) -> None:
     for name in _BETWEEN_ENGINES:
         if body.get(name) is not None or (isinstance(extra, dict) and name in extra):
             raise bad_request(f"`{name}` is between engines and not taken from clients.", param=name)
+
+
+def _answers(body: dict[str, Any], surface: Surface) -> int:
+    """`n` to every prompt."""
+    if surface not in (Surface.CHAT, Surface.COMPLETIONS):
+        return 1
+    prompt = body.get("prompt") if surface is Surface.COMPLETIONS else None
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    return prompts * int(body.get("n") or 1)
+
+
+def _check_answers(body: dict[str, Any], surface: Surface, most: int) -> None:
+    asked = _answers(body, surface)
+    if asked > most:
+        name = "n" if surface is Surface.CHAT else "prompt"
+        raise bad_request(f"The request asks for {asked} answers; at most {most} are given.", param=name)
 
 
 def _typed(body: dict[str, Any], name: str, kind: type, words: str) -> Any:
