@@ -18,6 +18,8 @@ _BURN_RATES = (
 _WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d")
 _BAD_RATIO_MAX = 0.9
 """A loose objective times a burn rate can exceed what is possible; so many bad answers always count."""
+_REQUESTS_MIN = 20
+"""In the long window: one request that fails at night is no reason to wake somebody."""
 _JUDGED_MIN = 20
 _STALE_S = 15
 _SILENT_S = 60
@@ -76,6 +78,7 @@ def _recordings() -> list[dict[str, Any]]:
 
 def burn_alerts() -> list[Alert]:
     """An objective that is being missed, faster or slower."""
+    counted = objectives.SLO_REQUESTS.name
     allowed = f"(1 - max by (model) ({objectives.SLO_TARGET.name}))"
     found = []
     for speed, long, short, rate, severity in _BURN_RATES:
@@ -83,7 +86,8 @@ def burn_alerts() -> list[Alert]:
         found.append(
             Alert(
                 name=f"TidemillObjectivesMissed{speed}",
-                expr=f"{bad_ratio(long)} > {limit} and {bad_ratio(short)} > {limit}",
+                expr=f"{bad_ratio(long)} > {limit} and {bad_ratio(short)} > {limit} "
+                f"and sum by (model) (increase({counted}[{long}])) >= {_REQUESTS_MIN}",
                 wait="2m",
                 severity="page" if severity == "page" else "ticket",
                 summary="{{ $labels.model }}: {{ $value | humanizePercentage }} of the requests of the last "

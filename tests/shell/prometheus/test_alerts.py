@@ -91,6 +91,14 @@ CASES: list[tuple[str, list[dict[str, str]], str, str, list[dict[str, str]]]] = 
         "TidemillObjectivesMissedFast",
         [],
     ),
+    ("one request fails at night", _slo("100x120", "0x60 1x60"), "64m", "TidemillObjectivesMissedFast", []),
+    (
+        "the few that come fail for hours",
+        _slo("0x430", "0x30 1x10 2x10 3x10 4x10 5x10 6x10 7x10 8x10 9+0.1x310"),
+        "7h",
+        "TidemillObjectivesMissedSteady",
+        [{"model": "m", "severity": "page", "window": "6h"}],
+    ),
     ("it is over", _slo("0x60 0+60x60", "0+60x60 3600x60"), "75m", "TidemillObjectivesMissedFast", []),
     (
         "a third is missed for hours",
