@@ -111,6 +111,11 @@ def gateway_environment(request_timeout_s: float) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(patience_s),
         # Every request that is sent to a router that stands still is lost: it is found out in 6 s, not in 15.
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        # A request whose router ends before a byte of its answer goes to another one, whatever its method:
+        # what is asked twice here costs work at most (docs/reliability.md). Bounded, because a request that
+        # no router survives must not end all of them.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "2",
         # What fails three health checks hears no request to end either; Serve would wait for its streams.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     }
