@@ -37,6 +37,8 @@ _FORCED_STOP_S = 30.0
 _HEALTH_PERIOD_S = 5.0
 _HEALTH_TIMEOUT_S = 10.0
 """Router and cache, which compute nothing for long; one that stands still is replaced after three checks."""
+_ROUTER_HEALTH_TIMEOUT_S = 5.0
+"""Sooner, because clients wait for what they have sent to it until it is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,7 @@ def gateway_application(
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=_HEALTH_PERIOD_S,
-        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        health_check_timeout_s=_ROUTER_HEALTH_TIMEOUT_S,
     )
     application: serve.Application = _rolled(router, GATEWAY_APPLICATION, rollout).bind(config, settings)
     return application
