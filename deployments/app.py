@@ -21,6 +21,7 @@ from cluster.entities.pool import Role
 from deployments.combined.deployment import Combined
 from deployments.decode.deployment import Decode
 from deployments.directory.actor import NAMESPACE, start_directory
+from deployments.ingress import MIDDLEWARES, MIDDLEWARES_VARIABLE
 from deployments.model_learning.actor import start_learner
 from deployments.prefill.deployment import Prefill
 from deployments.router.core import RouterSettings
@@ -30,8 +31,10 @@ from deployments.semantic_cache.deployment import SemanticCache
 GATEWAY_APPLICATION = "gateway"
 CACHE_APPLICATION = "semantic-cache"
 _DEPLOYMENTS: dict[Role, Any] = {Role.PREFILL: Prefill, Role.DECODE: Decode, Role.COMBINED: Combined}
-_LOGGING = {"enable_access_log": False}
+LOGGING = {"enable_access_log": False}
 """The decision log says more, and costs less than a line of Serve's for every request."""
+GATEWAY_LOGGING = {**LOGGING, "log_level": "WARNING"}
+"""Serve makes the line even where it is thrown away; below this level it does not."""
 _FORCED_STOP_S = 30.0
 """What Serve adds to a pool's drain time before it kills a replica."""
 _HEALTH_PERIOD_S = 5.0
@@ -75,9 +78,11 @@ def _rolled(deployment: Any, application: str, rollout: Rollout) -> Any:
     """A deployment with what a rollout asks for."""
     options: dict[str, Any] = {}
     if rollout.runtime_env:
+        own = deployment.ray_actor_options.get("runtime_env", {}).get("env_vars", {})
+        variables = {**rollout.runtime_env.get("env_vars", {}), **own}
         options["ray_actor_options"] = {
             **deployment.ray_actor_options,
-            "runtime_env": dict(rollout.runtime_env),
+            "runtime_env": {**rollout.runtime_env, **({"env_vars": variables} if variables else {})},
         }
     if application in rollout.surging:
         options["max_surge_percent"] = 1  # rounded up: one replica
@@ -132,7 +137,10 @@ def gateway_application(
     gateway = config.gateway
     router = cast("serve.Deployment", Router).options(
         num_replicas=gateway.router_replicas,
-        ray_actor_options=_light_actor(gateway.router_cpus, gateway.node_labels),
+        ray_actor_options={
+            **_light_actor(gateway.router_cpus, gateway.node_labels),
+            "runtime_env": {"env_vars": {MIDDLEWARES_VARIABLE: MIDDLEWARES}},
+        },
         # The router bounds itself and answers 429 in OpenAI's shape; Serve's own bound lies behind that.
         max_ongoing_requests=gateway.max_concurrent_requests + gateway.max_queued_requests + 64,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,
@@ -179,18 +187,18 @@ def targets(
             name=pool_application_name(name),
             route_prefix=None,
             external_scaler_enabled=True,
-            logging_config=_LOGGING,
+            logging_config=LOGGING,
         )
         for name, pool in config.pools.items()
     ]
     if config.semantic_cache.enabled:
         application = cache_application(config, settings.state_dir, rollout)
         found.append(
-            RunTarget(target=application, name=CACHE_APPLICATION, route_prefix=None, logging_config=_LOGGING)
+            RunTarget(target=application, name=CACHE_APPLICATION, route_prefix=None, logging_config=LOGGING)
         )
     gateway = gateway_application(config, settings, rollout)
     found.append(
-        RunTarget(target=gateway, name=GATEWAY_APPLICATION, route_prefix="/", logging_config=_LOGGING)
+        RunTarget(target=gateway, name=GATEWAY_APPLICATION, route_prefix="/", logging_config=GATEWAY_LOGGING)
     )
     return [target for target in found if rollout.wants(target.name)]
 

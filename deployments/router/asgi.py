@@ -4,10 +4,8 @@ No framework between the socket and the relay: every token of every stream passe
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from cluster.entities.workload import Surface
 from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
@@ -215,31 +213,73 @@ class ClientLeftError(Exception):
 
 
 async def _unless_client_leaves(
-    receive: Receive, responder: Responder, work: Any, *, stall_s: float | None = None
+    receive: Receive, responder: Responder, work: Awaitable[None], *, stall_s: float | None = None
 ) -> None:
     """Do the work; cancel it as soon as the client is gone, so that the engine stops computing.
 
     A client that closes after the last byte has what it wanted; what is left to do then is done. One that
     takes nothing of its answer for `stall_s` is as good as gone.
+
+    Raises:
+        ClientLeftError: it was gone too early; the work has been cancelled and has cleaned up.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_left(receive))
+    watch = _Watch(receive, responder, stall_s)
     try:
-        parts = -1
-        while True:
-            done, _ = await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED, timeout=stall_s)
-            if done or responder.parts_sent == parts != responder.parts_taken:
-                break
-            parts = responder.parts_sent
-        if not task.done() and not responder.ended:
-            raise ClientLeftError
-        await task
+        await work
+    except asyncio.CancelledError:
+        if watch.took_back():
+            raise ClientLeftError from None
+        raise
     finally:
-        watch.cancel()
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        watch.end()
+
+
+class _Watch:
+    """Cancels the task that made it when its client has left."""
+
+    def __init__(self, receive: Receive, responder: Responder, stall_s: float | None) -> None:
+        self._task = asyncio.current_task()
+        self._responder = responder
+        self._stall_s = stall_s
+        self._parts_seen = -1
+        self._over = False
+        self._left = False
+        self._receiving = asyncio.ensure_future(_left(receive))
+        self._receiving.add_done_callback(self._gone)
+        self._timer: asyncio.TimerHandle | None = None
+        if stall_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(stall_s, self._look)
+
+    def end(self) -> None:
+        """The work is over."""
+        self._over = True
+        self._receiving.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def took_back(self) -> bool:
+        """Whether the task was cancelled from here; then it counts as not cancelled any more."""
+        if self._left and self._task is not None:
+            self._task.uncancel()
+        return self._left
+
+    def _gone(self, receiving: asyncio.Future[None]) -> None:
+        if not receiving.cancelled():
+            receiving.exception()  # a connection that broke is a client that left
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._task is not None and not (self._over or self._left or self._responder.ended):
+            self._left = True
+            self._task.cancel()
+
+    def _look(self) -> None:
+        responder, stall_s = self._responder, self._stall_s
+        if responder.parts_sent == self._parts_seen != responder.parts_taken:
+            self._leave()
+        elif stall_s is not None:
+            self._parts_seen = responder.parts_sent
+            self._timer = asyncio.get_running_loop().call_later(stall_s, self._look)
 
 
 async def _left(receive: Receive) -> None:

@@ -1,6 +1,5 @@
 """What all requests of one router replica share."""
 
-import asyncio
 import hashlib
 import random
 import secrets
@@ -239,8 +238,8 @@ class RouterCore:
         self.status.used(source, energy_j)
 
     def now_s(self) -> float:
-        """The router's clock, the event loop's."""
-        return asyncio.get_running_loop().time()
+        """The router's clock, the monotonic one: uvloop rounds the event loop's to milliseconds."""
+        return time.monotonic()
 
     def wall_s(self) -> float:
         """Unix time, for the log's readers."""

@@ -45,6 +45,8 @@ def serve_config(config: TidemillConfig) -> Manifest:
     from deployments.app import (  # noqa: PLC0415
         CACHE_APPLICATION,
         GATEWAY_APPLICATION,
+        GATEWAY_LOGGING,
+        LOGGING,
         pool_application_name,
     )
 
@@ -55,14 +57,17 @@ def serve_config(config: TidemillConfig) -> Manifest:
     }
     if config.semantic_cache.enabled:
         parts[CACHE_APPLICATION] = {"args": {"part": CACHE_APPLICATION}}
-    parts[GATEWAY_APPLICATION] = {"route_prefix": "/", "args": {"part": GATEWAY_APPLICATION}}
+    parts[GATEWAY_APPLICATION] = {
+        "route_prefix": "/",
+        "args": {"part": GATEWAY_APPLICATION},
+        "logging_config": dict(GATEWAY_LOGGING),
+    }
     applications = [
         {
             "name": name,
             "route_prefix": None,
             "import_path": IMPORT_PATH,
-            # The decision log says more, and costs less than a line of Serve's for every request.
-            "logging_config": {"enable_access_log": False},
+            "logging_config": dict(LOGGING),
             **part,
             "args": {**part["args"], "config": description},
         }

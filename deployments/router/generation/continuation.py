@@ -44,6 +44,14 @@ _CHAT_ONLY = frozenset(
 )
 
 
+def _why_not(request: ParsedRequest, config: ContinuationConfig, prompt_tokens: int) -> NotContinued | None:
+    if not config.enabled or not request.stream:
+        return NotContinued.SWITCHED_OFF
+    if prompt_tokens > config.tokens_max:
+        return NotContinued.TOO_LONG
+    return not_continued(request.surface, request.body, one_sequence=request.splittable)
+
+
 class AnswerSoFar:
     """One stream's tokens, whichever replicas made them."""
 
@@ -57,19 +65,15 @@ class AnswerSoFar:
         """
         self._request = request
         self._tokens_max = config.tokens_max
-        self.refused = not_continued(request.surface, request.body, one_sequence=request.splittable)
+        self.refused = _why_not(request, config, prompt_tokens)
         """Why it is not taken up if it breaks off; None if it is."""
-        if prompt_tokens > config.tokens_max:
-            self.refused = NotContinued.TOO_LONG
-        if not config.enabled or not request.stream:
-            self.refused = NotContinued.SWITCHED_OFF
         self.wanted = self.refused is None
         """Whether engines are to tell the ids of their tokens."""
         self.failure: str | None = None
         """What an engine said in the middle of its stream when it failed; not for the client yet."""
         self._prompt_ids = b""
         self._tokens = array("Q")
-        self._held_chars = held_chars(stop_strings(request.body))
+        self._held_chars = held_chars(stop_strings(request.body)) if self.wanted else 0
         self._boundaries: deque[Boundary] = deque(maxlen=_KEPT_BOUNDARIES)
         self._read = False
         self.usage_told = False

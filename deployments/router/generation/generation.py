@@ -357,7 +357,8 @@ class Generation:
             decision_id=self.decision_id,
             router=self._core.router_id,
             at_wall_s=self._arrived_wall_s,
-            signals=self.signals,
+            # The log leaves them out, and nobody else is to keep so much of every request.
+            signals=replace(self.signals, block_hashes=()),
             cache=self._cache,
             model_choice=None if self._open is None else self._open.decision,
             adapter_choice=None if self._adapter is None else self._adapter.decision,

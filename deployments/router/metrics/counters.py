@@ -49,6 +49,7 @@ class RouterMetrics:
         self._metrics: dict[str, Any] = {
             metric.name: self._make(metric) for metric in _OURS if metric not in READ_WHEN_SCRAPED
         }
+        self._series: dict[tuple[str, ...], Any] = {}
         self._charged_j: defaultdict[tuple[str, EnergySource], float] = defaultdict(float)
         self._output_tokens: defaultdict[str, int] = defaultdict(int)
 
@@ -63,6 +64,14 @@ class RouterMetrics:
     def _get(self, metric: Metric) -> Any:
         return self._metrics[metric.name]
 
+    def one(self, metric: Metric, *labels: str) -> Any:
+        """One series of a metric that is never cleared, remembered: several are counted for every request."""
+        key = (metric.name, *labels)
+        found = self._series.get(key)
+        if found is None:
+            found = self._series[key] = self._get(metric).labels(*labels)
+        return found
+
     def also(self, collector: Collector) -> None:
         """Show what a collector reads off the router's state."""
         self._registry.register(collector)
@@ -74,8 +83,8 @@ class RouterMetrics:
     def request(self, record: DecisionRecord) -> None:
         """Count a finished request."""
         path = record.path.value if record.path else "none"
-        self._get(requests.REQUESTS).labels(
-            record.signals.surface.value, path, str(record.status), record.cache
+        self.one(
+            requests.REQUESTS, record.signals.surface.value, path, str(record.status), record.cache
         ).inc()
         timeline = record.timeline
         for metric, value in (
@@ -86,11 +95,11 @@ class RouterMetrics:
             # A whole answer has no gaps between tokens that anybody saw.
             unseen = metric is requests.TPOT and not record.signals.stream
             if value is not None and record.status == 200 and not unseen:
-                self._get(metric).labels(path).observe(value)
+                self.one(metric, path).observe(value)
         if timeline.dispatched_at_s is not None:
             self._get(requests.ROUTER_OVERHEAD).observe(timeline.dispatched_at_s - timeline.arrived_at_s)
-        self._get(requests.PROMPT_TOKENS).labels(record.signals.model).inc(record.prompt_tokens or 0)
-        self._get(requests.OUTPUT_TOKENS).labels(record.signals.model).inc(record.output_tokens)
+        self.one(requests.PROMPT_TOKENS, record.signals.model).inc(record.prompt_tokens or 0)
+        self.one(requests.OUTPUT_TOKENS, record.signals.model).inc(record.output_tokens)
         if record.replica is not None and record.replica.choice.replica_id is not None:
             self._count_pool_tokens(record)
         for reason in record.reasons:
@@ -116,7 +125,7 @@ class RouterMetrics:
         for source in EnergySource:
             if (pool, source) in self._charged_j and self._output_tokens[pool]:
                 each_j = self._charged_j[pool, source] / self._output_tokens[pool]
-                self._get(fleet.ENERGY_PER_OUTPUT_TOKEN).labels(pool, source.value).set(each_j)
+                self.one(fleet.ENERGY_PER_OUTPUT_TOKEN, pool, source.value).set(each_j)
 
     def turned_away(self, status: int, reason: Reason | None = None) -> None:
         """Count a request that got no engine, if that is what the reason or the status says."""

@@ -59,9 +59,10 @@ class DecisionLog:
 
     def add(self, record: DecisionRecord) -> None:
         """Take a record. Never waits."""
-        # The hashes are the prompt's fingerprint and long; decisions can be taken again without them.
-        lean = replace(record, signals=replace(record.signals, block_hashes=()))
-        choice = lean.model_choice
+        lean, choice = record, record.model_choice
+        if record.signals.block_hashes:
+            # They are the prompt's fingerprint and long; decisions can be taken again without them.
+            lean = replace(record, signals=replace(record.signals, block_hashes=()))
         if choice is not None and not self._config.embeddings:
             lean = replace(lean, model_choice=replace(choice, signals=replace(choice.signals, embedding=())))
         if not self._config.embeddings:

@@ -14,10 +14,7 @@ class TenantMetrics:
 
     def __init__(self, metrics: RouterMetrics) -> None:
         get = metrics.get
-        self._requests = get(tenants.TENANT_REQUESTS)
-        self._tokens = get(tenants.TENANT_TOKENS)
-        self._cost = get(tenants.TENANT_COST)
-        self._budget = get(tenants.BUDGET_USED)
+        self._one = metrics.one
         self._keys_refused = get(tenants.KEYS_REFUSED)
         self._ledger_failures = get(tenants.LEDGER_FAILURES)
 
@@ -31,15 +28,15 @@ class TenantMetrics:
 
     def refused(self, tenant: str, reason: Reason) -> None:
         """Count a request that was turned away."""
-        self._requests.labels(tenant, reason.value).inc()
+        self._one(tenants.TENANT_REQUESTS, tenant, reason.value).inc()
 
     def used(self, tenant: str, usage: Usage, leases: Iterable[Lease]) -> None:
         """Count a request that was let in, and show the tenant's budgets."""
-        self._requests.labels(tenant, "cached" if usage.cached else "admitted").inc()
-        self._tokens.labels(tenant, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(tenant, "output").inc(usage.output_tokens)
-        self._cost.labels(tenant).inc(usage.usd)
+        self._one(tenants.TENANT_REQUESTS, tenant, "cached" if usage.cached else "admitted").inc()
+        self._one(tenants.TENANT_TOKENS, tenant, "prompt").inc(usage.prompt_tokens)
+        self._one(tenants.TENANT_TOKENS, tenant, "output").inc(usage.output_tokens)
+        self._one(tenants.TENANT_COST, tenant).inc(usage.usd)
         for lease in leases:
             if lease.quota.is_budget:
                 used = 1.0 - lease.available() / lease.quota.limit
-                self._budget.labels(tenant, lease.quota.window.value, lease.unit.value).set(used)
+                self._one(tenants.BUDGET_USED, tenant, lease.quota.window.value, lease.unit.value).set(used)

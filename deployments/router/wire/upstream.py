@@ -58,7 +58,12 @@ class Upstream:
         """Open the pool; must run in the event loop that will use it."""
         connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=60, ttl_dns_cache=60)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, auto_decompress=False, read_bufsize=2**18
+            connector=connector,
+            # What an engine asks one client to remember is nothing to the next one.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self._timeout,
+            auto_decompress=False,
+            read_bufsize=2**18,
         )
 
     async def close(self) -> None:
