@@ -108,6 +108,14 @@ class PowerCapConfig(Section):
     watts: float = Field(gt=0)
     """What the fleet may draw in that time."""
 
+    @model_validator(mode="after")
+    def _lasts(self) -> "PowerCapConfig":
+        if self.from_hour == self.to_hour:
+            raise ValueError(
+                f"from_hour and to_hour are both {self.from_hour:g}; leave them out to cap all day"
+            )
+        return self
+
     def holds_at(self, at_s: float) -> bool:
         """Whether the entry is in force at an instant (Unix time)."""
         hour = (at_s % 86400.0) / 3600.0

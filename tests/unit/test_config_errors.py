@@ -191,3 +191,10 @@ def test_an_engine_without_its_kind_is_told_the_kinds():
 def test_no_number_may_be_infinite():
     found = message(GOOD + "gateway: {request_timeout_s: .inf}\n")
     assert "gateway.request_timeout_s: Input should be a finite number (found inf)" in found
+
+
+def test_a_power_cap_that_would_never_hold_is_an_error():
+    found = message(GOOD + "provisioning: {power_caps: [{from_hour: 8, to_hour: 8, watts: 100}]}\n")
+    assert (
+        "provisioning.power_caps.0: from_hour and to_hour are both 8; leave them out to cap all day" in found
+    )
