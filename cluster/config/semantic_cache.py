@@ -41,7 +41,7 @@ class DocumentsConfig(Section):
     kind: Literal["memory", "sqlite", "redis"] = "sqlite"
     """`memory` forgets all at a restart; `sqlite` writes a file in the state directory; `redis` a server."""
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://\S+$")
     """Redis or Valkey, for `redis`."""
 
     redis_password_env: str = ""

@@ -87,7 +87,7 @@ class TenantStoreConfig(Section):
     kind: Literal["sqlite", "redis"] = "sqlite"
     """`sqlite` is files in the state folder, for routers on one machine; `redis` a server, for several."""
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://\S+$")
     """Redis or Valkey, for `redis`."""
 
     redis_password_env: str = ""

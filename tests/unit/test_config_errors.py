@@ -198,3 +198,11 @@ def test_a_power_cap_that_would_never_hold_is_an_error():
     assert (
         "provisioning.power_caps.0: from_hour and to_hour are both 8; leave them out to cap all day" in found
     )
+
+
+@pytest.mark.parametrize("where", ["tenants: {store: ", "semantic_cache: {semantic: {documents: "])
+def test_an_address_of_redis_says_that_it_is_one(where):
+    text = GOOD + where + "{kind: redis, redis_url: 'http://h:6379'}" + "}" * where.count("{") + "\n"
+    found = message(text)
+    assert "redis_url: String should match pattern" in found
+    assert "(found 'http://h:6379')" in found
