@@ -21,7 +21,8 @@ import numpy as np
 from load_tests.arguments import bounded
 from load_tests.caching.baselines import GPTCACHE_THRESHOLD, CachePolicy, PerEntry, Static, Vectors, judge_of
 from load_tests.caching.curves import curve_rows, ratio_rows
-from load_tests.caching.stream_replay import replay, tier_config, tier_policy
+from load_tests.caching.known_cosines import KnownCosines
+from load_tests.caching.stream_replay import TierPolicy, replay, tier_config
 from load_tests.caching.streams import Prompt, in_order, sample
 from load_tests.embeddings import embed, to_stderr
 from load_tests.record import circumstances
@@ -36,9 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prompts, vectors = read_workload(given)
     case = given.format[0] if len(set(given.format)) == 1 else "mixed"
     rows: list[dict[str, Any]] = []
+    curves = bool({"category", "global"} & set(given.policies))
+    known = KnownCosines(vectors) if curves else None
     for seed in range(given.orders):
         order = in_order(prompts, seed)
         rows += [{"case": case, **row} for row in _replayed(given, prompts, vectors, order, seed)]
+        if known is not None:
+            rows += [{"case": case, **row} for row in _curves(given, prompts, known, order, seed)]
         to_stderr(f"order {seed + 1} of {given.orders} is done")
     result = {
         "benchmark": "semantic_cache",
@@ -72,7 +77,7 @@ def _replayed(
     for delta in given.delta:
         if "verified" in given.policies:
             config = tier_config(prompts, delta=delta, explore=given.explore)
-            verified = tier_policy(prompts, vectors, config, judge=judge, seed=seed)
+            verified = TierPolicy(prompts, vectors, config, judge=judge, seed=seed)
             policies.append((f"verified_{delta:g}", verified))
         if "vcache" in given.policies:
             policies.append((f"vcache_{delta:g}", PerEntry(vectors, judge, delta=delta, seed=seed)))
@@ -87,11 +92,16 @@ def _replayed(
                 {"policy": name, "seed": seed, "category": category, **part.metrics()}
                 for category, part in outcome.parts.items()
             ]
-    if {"category", "global"} & set(given.policies):
-        curves = curve_rows(prompts, vectors, order, judge=judge, explore=given.explore, seed=seed)
-        rows += [{"seed": seed, **row} for row in curves if row["policy"].split("_")[0] in given.policies]
-        rows += [{"seed": seed, **row} for row in ratio_rows(curves, given.delta)]
     return rows
+
+
+def _curves(
+    given: argparse.Namespace, prompts: list[Prompt], known: KnownCosines, order: list[int], seed: int
+) -> list[dict[str, Any]]:
+    judge = judge_of(prompts, error_rate=given.judge_error, seed=seed)
+    curves = curve_rows(prompts, known, order, judge=judge, explore=given.explore, seed=seed)
+    rows = [{"seed": seed, **row} for row in curves if row["policy"].split("_")[0] in given.policies]
+    return [*rows, *({"seed": seed, **row} for row in ratio_rows(curves, given.delta))]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

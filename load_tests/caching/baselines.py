@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.policy.semantic_cache.exact_scan import ExactScan
+from cluster.policy.semantic_cache.exact_scan import ExactScan, VectorIndex
 from load_tests.caching.streams import Prompt
 
 GPTCACHE_THRESHOLD = 0.8
@@ -44,11 +44,11 @@ class CachePolicy(Protocol):
 class Static:
     """One threshold for everything, no guards."""
 
-    def __init__(self, vectors: Vectors, threshold: float) -> None:
+    def __init__(self, vectors: Vectors, threshold: float, index: VectorIndex | None = None) -> None:
         self.fresh_answers = 0
         self._vectors = vectors
         self._threshold = threshold
-        self._index = ExactScan(vectors.shape[1])
+        self._index = index or ExactScan(vectors.shape[1])
 
     def arrive(self, index: int) -> int | None:
         """See `CachePolicy`."""

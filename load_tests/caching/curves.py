@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from load_tests.caching.baselines import Judge, Static, Vectors
-from load_tests.caching.stream_replay import fixed_config, replay, tier_config, tier_policy
+from load_tests.caching.baselines import Judge, Static
+from load_tests.caching.known_cosines import KnownCosines, KnownIndex
+from load_tests.caching.stream_replay import TierPolicy, fixed_config, replay, tier_config
 from load_tests.caching.streams import Prompt
 
 THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.84, 0.87, 0.9, 0.92, 0.94, 0.96, 0.98)
@@ -22,7 +23,7 @@ ALLOWED = (0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26, 0.3)
 
 def curve_rows(
     prompts: Sequence[Prompt],
-    vectors: Vectors,
+    known: KnownCosines,
     order: Sequence[int],
     *,
     judge: Judge,
@@ -30,20 +31,28 @@ def curve_rows(
     seed: int,
 ) -> list[dict[str, Any]]:
     """The points of all curves: `global` without guards and with ours, and `category`."""
+    vectors = known.vectors
+
+    def new_index() -> KnownIndex:
+        return KnownIndex(known)
+
     warm = len(order) // 2
     categories = sorted({prompt.category for prompt in prompts})
     rows: list[dict[str, Any]] = []
     for threshold in THRESHOLDS:
-        plain = replay(Static(vectors, threshold), prompts, order, skip=warm)
+        plain = replay(Static(vectors, threshold, new_index()), prompts, order, skip=warm)
         rows.append({"policy": "global", "threshold": threshold, **plain.metrics()})
         config = fixed_config(prompts, dict.fromkeys(categories, threshold))
         guarded = replay(
-            tier_policy(prompts, vectors, config, judge=None, seed=seed), prompts, order, skip=warm
+            TierPolicy(prompts, vectors, config, judge=None, seed=seed, new_index=new_index),
+            prompts,
+            order,
+            skip=warm,
         )
         rows.append({"policy": "global_guarded", "threshold": threshold, **guarded.metrics()})
     for allowed in ALLOWED:
         config = tier_config(prompts, delta=allowed, explore=explore)
-        policy = tier_policy(prompts, vectors, config, judge=judge, seed=seed)
+        policy = TierPolicy(prompts, vectors, config, judge=judge, seed=seed, new_index=new_index)
         counted = replay(policy, prompts, order, skip=warm)
         rows.append({"policy": "category", "allowed_error": allowed, **counted.metrics()})
     return rows

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from cluster.config.semantic_cache import (
     SemanticTierConfig,
 )
 from cluster.policy.semantic_cache.evidence import Judgement, wrong_upper_bound
+from cluster.policy.semantic_cache.exact_scan import VectorIndex
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticQuery, SemanticTier, Verdict
@@ -123,13 +124,6 @@ def fixed_config(prompts: Sequence[Prompt], thresholds: Mapping[str, float]) -> 
     )
 
 
-def tier_policy(
-    prompts: Sequence[Prompt], vectors: Vectors, config: SemanticTierConfig, *, judge: Judge | None, seed: int
-) -> "TierPolicy":
-    """The deployed policy for a stream."""
-    return TierPolicy(prompts, vectors, config, judge=judge, seed=seed)
-
-
 class TierPolicy:
     """`SemanticTier` as the deployment drives it, in one partition and without documents."""
 
@@ -141,9 +135,10 @@ class TierPolicy:
         *,
         judge: Judge | None,
         seed: int,
+        new_index: Callable[[], VectorIndex] | None = None,
     ) -> None:
         self.fresh_answers = 0
-        self.tier = SemanticTier(config, dimensions=vectors.shape[1])
+        self.tier = SemanticTier(config, dimensions=vectors.shape[1], new_index=new_index)
         self._prompts = prompts
         self._vectors = vectors
         self._judge = judge

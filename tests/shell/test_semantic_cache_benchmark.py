@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from cluster.policy.semantic_cache.exact_scan import ExactScan
 from load_tests.caching.baselines import PerEntry, Static, exploration, judge_of
 from load_tests.caching.curves import hit_ratio_at
+from load_tests.caching.known_cosines import KnownCosines, KnownIndex
 from load_tests.caching.stream_replay import replay
 from load_tests.caching.streams import in_order, sample
 from load_tests.semantic_cache import main
@@ -155,3 +157,20 @@ def test_the_command_prints_one_object_with_a_row_for_each_policy_and_order(file
             } <= set(row)
             assert row["case"] == "mixed"
     assert {row["seed"] for row in result["rows"]} == {0, 1}
+
+
+def test_cosines_that_are_known_find_what_looking_at_all_finds():
+    generator = np.random.default_rng(1)
+    vectors = generator.normal(size=(60, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    known, scan = KnownIndex(KnownCosines(vectors)), ExactScan(8)
+    for key in generator.permutation(60)[:40].tolist():
+        for index in (known, scan):
+            index.add(key, vectors[key])
+    for key in list(scan.keys())[::3]:
+        known.remove(key)
+        scan.remove(key)
+    for row in vectors:
+        expected, found = scan.nearest(row, 5), known.nearest(row, 5)
+        assert [key for key, _ in found] == [key for key, _ in expected]
+        assert [cosine for _, cosine in found] == pytest.approx([cosine for _, cosine in expected], abs=1e-6)
