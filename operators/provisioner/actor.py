@@ -17,7 +17,7 @@ from operators.provisioner.loop import ProvisionerLoop
 from operators.provisioner.nodes import RayNodes
 from operators.provisioner.observer import Observer
 from operators.provisioner.serve_api import ServeApi
-from operators.telemetry.agent import ensure_agents
+from operators.telemetry.agent import end_agents, ensure_agents
 
 logger = logging.getLogger("tidemill.provisioner")
 
@@ -94,5 +94,9 @@ class Provisioner:
 
 
 def start_provisioner(config: TidemillConfig, state_dir: Path) -> None:
-    """Create the actor, or put the running one's successor with this configuration in its place."""
+    """Create the actor, or put the running one's successor with this configuration in its place.
+
+    The agents of the meters go with the one before; its successor starts its own.
+    """
     start_on_head(Provisioner, config, str(state_dir), name=ACTOR_NAME, max_concurrency=100, wait_for="last")
+    end_agents()

@@ -106,20 +106,13 @@ def ensure_agents(config: TelemetryConfig, serving: Collection[str]) -> None:
         config: what to meter.
         serving: ids of the nodes on which replicas run.
     """
-    if not config.enabled:
-        return
+    wanted = set(serving) if config.enabled else set()
+    metered = _agents()
+    for node_id in metered - wanted:
+        _end(node_id)
     alive = {node["NodeID"] for node in ray.nodes() if node.get("Alive")}
-    metered = set()
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        node_id = actor["name"].removeprefix(_PREFIX)
-        if actor["namespace"] != NAMESPACE or node_id == actor["name"]:
-            continue
-        metered.add(node_id)
-        if node_id not in serving:
-            with contextlib.suppress(ray.exceptions.RayError, ValueError):
-                ray.kill(ray.get_actor(actor["name"], NAMESPACE))
     # Only where there is none: every `ray.remote(class)` stays in this process and in Ray's control store.
-    for node_id in sorted(alive.intersection(serving) - metered):
+    for node_id in sorted((alive & wanted) - metered):
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.remote(TelemetryAgent).options(
                 name=_PREFIX + node_id,
@@ -130,3 +123,23 @@ def ensure_agents(config: TelemetryConfig, serving: Collection[str]) -> None:
                 max_restarts=-1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             ).remote(config)
+
+
+def end_agents() -> None:
+    """End all of them: those that another provisioner has started have its configuration and its code."""
+    for node_id in _agents():
+        _end(node_id)
+
+
+def _agents() -> set[str]:
+    """Ids of the nodes that have one."""
+    return {
+        actor["name"].removeprefix(_PREFIX)
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(_PREFIX)
+    }
+
+
+def _end(node_id: str) -> None:
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.kill(ray.get_actor(_PREFIX + node_id, NAMESPACE))
