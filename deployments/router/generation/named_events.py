@@ -234,6 +234,11 @@ class ResponseSoFar(_NamedSoFar):
         }
     )
 
+    def _read_tail(self, tail: bytes, *, complete: bool) -> None:
+        super()._read_tail(tail, complete=complete)
+        if not self._item and not self.finished:
+            self.refused = NotContinued.NOT_TEXT  # nothing that could be gone on with, only announcements
+
     def sent(self, text: str) -> None:
         """The client gets this text now; it gets all of it again at the end."""
         super().sent(text)

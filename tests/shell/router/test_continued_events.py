@@ -174,6 +174,24 @@ async def test_an_engine_that_tells_no_tokens_is_not_continued(start_cluster, gi
     assert "(ids)" in answer.content.decode()
 
 
+async def test_announcements_without_an_item_are_not_gone_on_with(start_cluster, given):
+    """They repeat the instructions: so long that the router does not hold them back until there is more."""
+    response = {"id": "r", "status": "in_progress", "instructions": "x" * 600_000}
+    told = b': tidemill-tokens {"prompt":[7]}\n\n'
+    announced = [
+        b"event: %b\ndata: %b\n\n"
+        % (kind.encode(), orjson.dumps({"type": kind, "sequence_number": number, "response": response}))
+        for number, kind in enumerate(("response.created", "response.in_progress"))
+    ]
+    cluster = await start_cluster(
+        {"semantic_cache": {"enabled": False}},
+        stand_ins={"decode-0": given.engine_that(told, *announced, then="break")},
+        draw=0.0,
+    )
+    answer = await cluster.post("/v1/responses", body("/v1/responses"))
+    assert "(not_text)" in answer.content.decode()[-400:]
+
+
 async def test_the_official_clients_read_on(dying):
     cluster, (first, _) = dying
     url = cluster.url
