@@ -1,7 +1,6 @@
 """Pods: what Ray's containers have in common, and in what head, gateway and pools differ."""
 
 import math
-import re
 
 from cluster.config import TidemillConfig
 from cluster.config.kubernetes import KubernetesConfig, NodeConfig, PlacementConfig, SecretRef
@@ -42,11 +41,6 @@ sys.exit(serve.getresponse().status != 200)
 """
 """A gateway pod is ready when Ray is, and Serve's ingress on it if there is one: KubeRay starts a RayJob only
 when all pods are ready, so a pod in which nothing has been deployed yet must be."""
-
-
-def pod_name_safe(gpu_type: str) -> str:
-    """A GPU type as the value of a label."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", gpu_type)
 
 
 def head_pod(config: TidemillConfig, versions: Versions) -> Manifest:
@@ -132,7 +126,7 @@ def pool_pod(config: TidemillConfig, name: str, versions: Versions) -> Manifest:
     pod["metadata"]["labels"] |= {
         POOL_LABEL: name,
         "tidemill/role": pool.role.value,
-        "tidemill/gpu-type": pod_name_safe(pool.gpu_type),
+        "tidemill/gpu-type": pool.gpu_type,
     }
     if node.runtime_class:
         pod["spec"]["runtimeClassName"] = node.runtime_class

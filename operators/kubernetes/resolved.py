@@ -15,6 +15,7 @@ from operators.provisioner.pool_check import check_pools
 
 _GROUP_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_LABEL_CHARACTERS_MAX = 63
 _ON_THE_MACHINE = re.compile(r"[/.~]|package:|recipe:")
 _OWN_VARIABLES = ("RAY_", "TIDEMILL_", "HF_")
 """Beginnings of sources that are on the machine already."""
@@ -114,6 +115,11 @@ def _check_pool(name: str, pool: PoolConfig, config: TidemillConfig) -> None:
                 f"{path}.resources.node_labels.{key}: {value!r} is a choice; a worker group has one value. "
                 "Choices of nodes belong into kubernetes.nodes.NAME.node_affinity"
             )
+    if not _PLAIN_VALUE.fullmatch(pool.gpu_type) or len(pool.gpu_type) > _LABEL_CHARACTERS_MAX:
+        raise ConfigError(
+            f"{path}.gpu_type: {pool.gpu_type!r} becomes the value of a label; take at most "
+            f"{_LABEL_CHARACTERS_MAX} letters, digits, '-', '_' and '.'"
+        )
     if pool.gpu_type == "cpu" and pool.resources.gpus:
         raise ConfigError(f"{path}.gpu_type: {pool.resources.gpus:g} GPUs are asked for on type cpu")
     if pool.resources.gpus != int(pool.resources.gpus):

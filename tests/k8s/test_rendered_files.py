@@ -68,6 +68,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     ("change", "message"),
     [
         (lambda c: c["pools"]["combined"].update(gpu_type="cpu", resources={"gpus": 1}), "on type cpu"),
+        (lambda c: c["pools"]["combined"].update(gpu_type="H100 (80GB)"), "becomes the value of a label"),
         (lambda c: c["pools"]["combined"].update(resources={"gpus": 0.5}), "whole GPUs"),
         (lambda c: c["pools"].update(gateway=c["pools"].pop("combined")), "worker group's name"),
         (
