@@ -133,6 +133,21 @@ def test_a_broken_stream_reads_as_a_whole_one(texts, kind, stops, cuts, step):
     assert not any(c.get("token_ids") for e in events for c in e["choices"])
 
 
+def test_what_came_before_nonsense_is_passed_on():
+    """It counts as sent: the replica that goes on after that begins behind it."""
+    texts = [" a", " b", " c", " d"]
+    so_far = AnswerSoFar(request(Surface.COMPLETIONS, stops=False), ContinuationConfig(), 3)
+    whole = engine(Surface.COMPLETIONS, texts, 0, stops=False)
+    out = so_far.strip(whole[0])
+    seam = so_far.break_off(whole[0], complete=True)
+    assert seam is not None
+    rest = engine(Surface.COMPLETIONS, texts, seam.tokens, stops=False)
+    out += RestOfStream(so_far, seam, annotate=None).feed(rest[0] + rest[1] + b"data: {\n\n" + rest[2])
+    assert read(out, Surface.COMPLETIONS)[0] == " a b c"
+    assert so_far.sent_chars == len(" a b c")
+    assert so_far.failure is not None
+
+
 @given(
     chars=st.lists(st.integers(0, 4), min_size=1, max_size=30),
     held=st.integers(0, 9),

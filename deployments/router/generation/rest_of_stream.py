@@ -32,15 +32,21 @@ class RestOfStream(EventStream):
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes from the engine and return what the client gets of them now.
 
-        Raises:
-            ReplicaError: it makes other text than the client has already.
+        What is no sense, or other text than the client has already, becomes `AnswerSoFar.failure`: what came
+        before it counts as sent, and must be.
         """
         out = b""
         for event in super().feed(chunk).split(b"\n\n"):
-            stripped = self._so_far.take_ids(event)
+            try:
+                stripped = self._so_far.take_ids(event)
+                if self._so_far.failure is None and stripped.strip():
+                    out += self._translated(stripped)
+            except ReplicaError as error:
+                self._so_far.failure = str(error)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self._so_far.failure = f"not a completion's event: {error}"
             if self._so_far.failure is not None:
                 break
-            out += self._translated(stripped) if stripped.strip() else b""
         return out
 
     def rest(self) -> bytes:

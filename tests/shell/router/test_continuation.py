@@ -149,6 +149,23 @@ async def test_what_the_engine_says_when_it_dies_is_not_for_the_client(dying):
     assert told(answer) == told(whole)
 
 
+@pytest.mark.parametrize("nonsense", [b"data: {\n\n", b"data: []\n\n", b'data: {"choices":[7]}\n\n'])
+async def test_a_replica_that_goes_on_with_nonsense_is_given_up(start_cluster, given, nonsense):
+    engine = Dying()
+    cluster = await start_cluster(
+        {"semantic_cache": {"enabled": False}},
+        stand_ins={"decode-0": engine, "decode-1": given.engine_that(nonsense)},
+        draw=0.0,
+    )
+    whole = await cluster.chat(stream=True, max_tokens=20)
+    engine.bytes_left, engine.deaths = 1500, 1
+    answer = await cluster.chat(stream=True, max_tokens=20)
+    assert told(answer) == told(whole)  # by the prefill replica
+    record = await cluster.decision(answer)
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["broken", "broken", "answered"]
+    await engine.aclose()
+
+
 async def test_a_continued_answer_is_cached_as_a_whole_one(start_cluster):
     engine = Dying()
     cluster = await start_cluster(stand_ins={"decode-0": engine}, draw=0.0)
