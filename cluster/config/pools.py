@@ -119,6 +119,10 @@ _LORA_ARGS = (
 Engine = Annotated[VllmEngine | SimulatedEngine, Field(discriminator="kind")]
 
 
+_PARALLEL_ARGS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Of vLLM: their product is how many GPUs an engine uses."""
+
+
 class PoolConfig(Section):
     """One pool."""
 
@@ -163,6 +167,32 @@ class PoolConfig(Section):
     health_timeout_s: float = Field(default=60.0, gt=0)
     """A health check that takes longer counts as failed. Generous, because a busy CPU engine is slow, and a
     dead one is noticed at once by other means."""
+
+    @model_validator(mode="after")
+    def _gpus_agree(self) -> "PoolConfig":
+        set_aside = self.resources.gpus
+        if not isinstance(self.engine, VllmEngine) or set_aside < 1:
+            return self
+        used = 1
+        for name in _PARALLEL_ARGS:
+            said = self.engine.args.get(name, 1)
+            used *= said if isinstance(said, int) else 1  # what is no number is for vLLM to refuse
+        if used > set_aside:
+            raise ValueError(
+                f"the engine needs {used} GPUs and gets {set_aside:g} (resources.gpus); raise it, or lower "
+                "engine.args.tensor_parallel_size"
+            )
+        if used < set_aside:
+            raise ValueError(
+                f"the engine would use {used} of {set_aside:g} GPUs (resources.gpus); set "
+                "engine.args.tensor_parallel_size"
+            )
+        if set_aside != self.gpus_per_replica:
+            raise ValueError(
+                f"gpus_per_replica is {self.gpus_per_replica} and resources.gpus {set_aside:g}: speed, power "
+                f"and price would be those of {self.gpus_per_replica}; say the same"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapters_in_one_place(self) -> "PoolConfig":

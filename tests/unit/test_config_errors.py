@@ -206,3 +206,39 @@ def test_an_address_of_redis_says_that_it_is_one(where):
     found = message(text)
     assert "redis_url: String should match pattern" in found
     assert "(found 'http://h:6379')" in found
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        (
+            "resources: {gpus: 4}, engine: {kind: vllm, args: {tensor_parallel_size: 4}}",
+            "gpus_per_replica is 1 and resources.gpus 4: speed, power and price would be those of 1",
+        ),
+        (
+            "gpus_per_replica: 4, resources: {gpus: 4}",
+            "the engine would use 1 of 4 GPUs (resources.gpus); set engine.args.tensor_parallel_size",
+        ),
+        (
+            "resources: {gpus: 1}, engine: {kind: vllm, args: {tensor_parallel_size: 2}}",
+            "the engine needs 2 GPUs and gets 1 (resources.gpus); raise it, or lower",
+        ),
+    ],
+)
+def test_what_is_said_of_a_replicas_gpus_has_to_agree(pool, words):
+    text = f"models: {{m: {{source: s}}}}\npools: {{p: {{model: m, gpu_type: H100, {pool}}}}}\n"
+    assert f"pools.p: {words}" in message(text)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "resources: {gpus: 1}",
+        "resources: {gpus: 0.5}",
+        "gpus_per_replica: 4, resources: {gpus: 4}, engine: {kind: vllm, args: {tensor_parallel_size: 4}}",
+        "gpus_per_replica: 4, resources: {gpus: 4}, engine: {kind: vllm, args: {data_parallel_size: 4}}",
+        "gpus_per_replica: 8, engine: {kind: simulated}",
+    ],
+)
+def test_gpus_that_agree_are_none_of_them_errors(pool):
+    assert parse_config(f"models: {{m: {{source: s}}}}\npools: {{p: {{model: m, gpu_type: H100, {pool}}}}}\n")
