@@ -48,6 +48,7 @@ def test_every_overlay_is_applied_whole(cluster, folder):
     assert done.stdout.count(CREATED) == len(built_objects(folder)) == len(versions_of(cluster))
 
 
+@pytest.mark.slow
 def test_a_cluster_is_applied_again_compared_shown_and_deleted(kubectl, tmp_path):
     cluster = kubectl
     for entry in definitions():
@@ -76,6 +77,7 @@ def test_a_cluster_is_applied_again_compared_shown_and_deleted(kubectl, tmp_path
     assert versions_of(cluster) == {}
 
 
+@pytest.mark.slow
 def test_going_from_one_configuration_to_another_shows_first_and_changes_what_differs(cluster):
     apply(cluster, FOLDERS["base"])
     before = versions_of(cluster)

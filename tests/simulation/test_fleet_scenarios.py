@@ -124,6 +124,7 @@ def test_the_invariants_notice_a_wrong_world():
         check.check()
 
 
+@pytest.mark.slow
 def test_after_a_step_the_objectives_are_met_again_within_minutes():
     trace = _shaped(step(4.0, 25.0, 600.0), 25.0, 1500.0)
     simulation = Simulation(Scenario(config=MIXED, traces={"m": trace}))
@@ -134,6 +135,7 @@ def test_after_a_step_the_objectives_are_met_again_within_minutes():
     assert report.rejected == report.failed == 0
 
 
+@pytest.mark.slow
 def test_a_flash_crowd_is_served_and_leaves_no_replicas_behind():
     trace = _shaped(flash_crowd(4.0, 25.0, 300.0, 300.0), 25.0, 1500.0)
     simulation = Simulation(Scenario(config=MIXED, traces={"m": trace}))
@@ -168,6 +170,7 @@ def test_a_day_costs_less_than_its_peak_within_the_objectives():
     assert ours.slo_attainment > 0.97
 
 
+@pytest.mark.slow
 def test_a_gpu_type_that_is_lost_is_replaced_by_another():
     trace = _shaped(lambda _: 12.0, 12.0, 1200.0)
     fault = HardwareLost(at_s=300.0, until_s=900.0, gpu_type="H100")
@@ -181,6 +184,7 @@ def test_a_gpu_type_that_is_lost_is_replaced_by_another():
     assert sum(1 for r in during if not r.failed and r.ttft_s <= 2.0) / len(during) > 0.95
 
 
+@pytest.mark.slow
 def test_blind_it_takes_nothing_away():
     trace = _shaped(step(40.0, 1.0, 600.0), 40.0, 1600.0)
     fault = SignalsStale(at_s=590.0, until_s=1200.0)

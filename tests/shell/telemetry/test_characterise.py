@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_the_program_can_be_tried_without_a_gpu(tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "gpu.json"
