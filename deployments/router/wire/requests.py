@@ -11,8 +11,8 @@ from cluster.config import TidemillConfig
 from cluster.entities.model_routing import Goal
 from cluster.entities.workload import Surface
 from deployments.router.wire.errors import bad_request, model_not_found
+from deployments.router.wire.prompts import prompt_of
 
-_TOKEN_ID_BYTES = 4
 _BOUNDS: Mapping[Surface, tuple[str, ...]] = {
     Surface.CHAT: ("max_completion_tokens", "max_tokens"),
     Surface.COMPLETIONS: ("max_tokens",),
@@ -142,7 +142,7 @@ def parse(
         raise bad_request(f"`n` must be at least 1, not {n}.", param="n")
     _typed(body, "stream_options", dict, "an object")
     _check_answers(body, surface, config.gateway.answers_max)
-    prompt, exact, single = _prompt(body, surface)
+    prompt, exact, single = prompt_of(body, surface)
     return ParsedRequest(
         surface=surface,
         body=body,
@@ -254,93 +254,6 @@ def _typed(body: dict[str, Any], name: str, kind: type, words: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise bad_request(f"`{name}` must be {words}.", param=name)
     return value
-
-
-def _prompt(body: dict[str, Any], surface: Surface) -> tuple[bytes, int | None, bool]:
-    """The prompt's bytes, its exact length if known, and whether it is one prompt."""
-    match surface:
-        case Surface.CHAT:
-            return _messages(body, "messages"), None, True
-        case Surface.MESSAGES | Surface.COUNT_TOKENS:
-            return _messages(body, "messages"), None, True
-        case Surface.RESPONSES:
-            return _responses(body)
-        case Surface.COMPLETIONS:
-            return _completion_prompt(body.get("prompt"))
-        case _:
-            return b"", None, False
-
-
-def _messages(body: dict[str, Any], name: str) -> bytes:
-    messages = body.get(name)
-    if not isinstance(messages, list) or not messages:
-        raise bad_request(f"`{name}` must be a non-empty array.", param=name)
-    parts: list[bytes] = []
-    if body.get("tools"):
-        parts.append(orjson.dumps(body["tools"]))
-    _text(body.get("system"), parts)
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise bad_request(f"`{name}[{index}]` must be an object.", param=f"{name}[{index}]")
-        if not isinstance(message.get("role"), str):
-            raise bad_request(f"`{name}[{index}].role` must be a string.", param=f"{name}[{index}].role")
-        parts.append(_encode(message["role"]))
-        _text(message.get("content"), parts)
-        if message.get("tool_calls"):
-            parts.append(orjson.dumps(message["tool_calls"]))
-    return b"\n".join(parts)
-
-
-def _responses(body: dict[str, Any]) -> tuple[bytes, int | None, bool]:
-    given = body.get("input")
-    if not isinstance(given, str | list) or not given:
-        raise bad_request("`input` must be a non-empty string or array.", param="input")
-    parts: list[bytes] = []
-    _text(body.get("instructions"), parts)
-    if isinstance(given, str):
-        parts.append(_encode(given))
-    else:
-        for item in given:
-            _text(item.get("content") if isinstance(item, dict) else item, parts)
-    # What an earlier response said lives in one engine only, and a stored one must be found again there.
-    alone = body.get("previous_response_id") is None and not body.get("background")
-    return b"\n".join(parts), None, alone
-
-
-def _completion_prompt(prompt: Any) -> tuple[bytes, int | None, bool]:
-    if isinstance(prompt, str):
-        return _encode(prompt), None, True
-    if isinstance(prompt, list) and prompt:
-        if all(isinstance(item, int) and not isinstance(item, bool) for item in prompt):
-            return _ids(prompt), len(prompt), True
-        if all(isinstance(item, str) for item in prompt):
-            return b"\n".join(map(_encode, prompt)), None, len(prompt) == 1
-        if all(isinstance(item, list) and all(isinstance(i, int) for i in item) for item in prompt):
-            return b"".join(map(_ids, prompt)), sum(map(len, prompt)), len(prompt) == 1
-    raise bad_request(
-        "`prompt` must be a string, an array of strings, an array of token ids, or an array of those.",
-        param="prompt",
-    )
-
-
-def _ids(ids: list[int]) -> bytes:
-    return b"".join((token & 0xFFFFFFFF).to_bytes(_TOKEN_ID_BYTES, "little") for token in ids)
-
-
-def _text(content: Any, parts: list[bytes]) -> None:
-    """Append the text of a message's content; images and audio have no bytes that count as prompt."""
-    if isinstance(content, str):
-        parts.append(_encode(content))
-    elif isinstance(content, list):
-        for part in content:
-            if isinstance(part, dict) and isinstance(part.get("text"), str):
-                parts.append(_encode(part["text"]))
-            elif isinstance(part, dict) and "content" in part:
-                _text(part["content"], parts)
-
-
-def _encode(text: str) -> bytes:
-    return text.encode()  # orjson has refused lone surrogates already, as vLLM would
 
 
 def _one_plain_choice(body: Mapping[str, Any]) -> bool:

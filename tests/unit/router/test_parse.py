@@ -276,3 +276,10 @@ def test_a_sessions_id_tells_neither_its_name_nor_the_same_of_two_tenants():
     assert "ada" not in one
     assert session_id("t1", "ada") == one
     assert session_id("t1", "") == ""
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2**31, 2**32 - 1], [2**32, 2**40 + 5, 2**63 - 1], [2**64 - 1, 7]])
+def test_ids_stand_for_themselves_with_four_bytes_each(parsed, ids):
+    found = parsed(COMPLETIONS, text(prompt=ids))
+    assert found.prompt == b"".join((token & 0xFFFFFFFF).to_bytes(4, "little") for token in ids)
+    assert found.prompt_tokens == len(ids)
