@@ -272,9 +272,10 @@ class ModelRoutingConfig(Section):
 
     trial_share: float = Field(default=0.2, ge=0, le=1)
     """Share of requests that goes to models with fewer than `trial_answers` judged answers, while there are
-    any, whatever they score: one bad first answer must not be the last."""
+    any, whatever they score: one bad first answer must not be the last. While the best of all is such a model
+    itself, all requests are shared evenly. 0 for no trials."""
 
-    trial_answers: int = Field(default=8, ge=0)
+    trial_answers: int = Field(default=16, ge=0)
     """Judged answers after which a model has been tried."""
 
     window_answers: int = Field(default=64, ge=8, le=4096)

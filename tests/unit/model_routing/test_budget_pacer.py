@@ -142,6 +142,21 @@ def test_savings_make_it_affordable_again():
     assert routed.choose(signals(), offered, state, now_s=0.0, draw=0.0).propensities["dear"] > 0
 
 
+def test_a_trial_gets_its_share_when_savings_pay_for_it():
+    budgets = {"usd_per_request": 1e-4}
+    routed = policy("ridge", budgets=budgets, exploration_share=0.0, trial_share=0.2, trial_answers=4)
+    state = routed.learn(routed.initial(), outcome("dear", 0.5, cost_usd=1e-3), now_s=0.0)
+    for _ in range(16):
+        state = routed.learn(state, outcome("cheap", 0.5, cost_usd=1e-5), now_s=0.0)
+    asked = candidates("cheap", "dear")
+    poor = routed.choose(signals(), asked, state, now_s=0.0, draw=0.0).propensities["dear"]
+    assert poor == pytest.approx(0.2 * 1e-4 / 1e-3)
+    for _ in range(10):
+        state = routed.learn(state, outcome("cheap", 0.5, cost_usd=1e-5), now_s=0.0)
+    rich = routed.choose(signals(), asked, state, now_s=0.0, draw=0.0).propensities["dear"]
+    assert rich == pytest.approx(0.2)
+
+
 def test_a_choice_that_only_the_budget_explains_says_so():
     routed = policy("ridge", budgets={"usd_per_request": 5e-5}, exploration_share=0.0, trial_share=0.0)
     world = World(quality={"cheap": (0.3, 0.3), "middle": (0.6, 0.6), "dear": (0.9, 0.9)})

@@ -135,24 +135,35 @@ class BudgetPacer:
 
     def uniform_share(self, share: float, tenant: str, need: Needs, affordable: NDArray[np.bool_]) -> float:
         """The share of requests for exploration that a small part of the budgets pays for."""
-        return self._paid_share(share, tenant, need, affordable, _EXPLORATION_BUDGET_SHARE)
-
-    def trial_share(self, share: float, tenant: str, need: Needs, untried: NDArray[np.bool_]) -> float:
-        """The share of requests for models about which little is known; a larger part pays for it."""
-        return self._paid_share(share, tenant, need, untried, _TRIAL_BUDGET_SHARE)
-
-    def _paid_share(
-        self, share: float, tenant: str, need: Needs, models: NDArray[np.bool_], budget_share: float
-    ) -> float:
         for _, budget in self._budgets(tenant):
             for limit, cost in (
                 (budget.usd_per_request, need.cost_usd),
                 (budget.j_per_request, need.energy_j),
             ):
-                mean = float(cost[models].mean())
+                mean = float(cost[affordable].mean())
                 if limit is not None and mean > 0:
-                    share = min(share, budget_share * limit / mean)
+                    share = min(share, _EXPLORATION_BUDGET_SHARE * limit / mean)
         return share
+
+    def trial_shares(
+        self, share: float, state: PacerState, tenant: str, *, need: Needs, untried: NDArray[np.bool_]
+    ) -> Numbers:
+        """Of the share for trials, what each model about which little is known gets.
+
+        All of its part where savings pay for an answer, else no more than a part of the budget pays for.
+        """
+        parts = np.where(untried, share / max(int(untried.sum()), 1), 0.0)
+        for payer, budget in self._budgets(tenant):
+            account = state.accounts.get(payer, Account())
+            for limit, saved, cost in (
+                (budget.usd_per_request, account.saved_usd, need.cost_usd),
+                (budget.j_per_request, account.saved_j, need.energy_j),
+            ):
+                if limit is not None:
+                    affords = _TRIAL_BUDGET_SHARE * limit / max(int(untried.sum()), 1)
+                    short = untried & (cost > limit + max(saved, 0.0))
+                    parts[short] = np.minimum(parts[short], affords / cost[short])
+        return parts
 
     def learn(
         self, state: PacerState, outcome: ModelOutcome, row: PacedRow, tendency: Tendency

@@ -274,21 +274,24 @@ class ScoredPolicy(Generic[StateT]):
         share = self._scorer.uniform_share(state.scorer)
         share = self._pacer.uniform_share(share, tenant, need, affordable)
         within = Expected(quality=found.quality[affordable], width=found.width[affordable])
-        chances = np.zeros(len(models))
-        chances[affordable] = with_uniform_share(self._scorer.chances(paced[affordable], within), share)
+        picked = self._scorer.chances(paced[affordable], within)
+        answers = np.array([_answers(model, state.usage) for model in models])
         untried = np.array([self._is_untried(model, state) for model in models])
+        if self._trial_share and untried[affordable][np.argmax(picked)]:
+            # The lead of a model of which little is known means nothing: whoever answered least is next.
+            fewest = answers[affordable] == answers[affordable].min()
+            picked = fewest / fewest.sum()
+        chances = np.zeros(len(models))
+        chances[affordable] = with_uniform_share(picked, share)
         if untried.any():
             untried &= self._pacer.affordable(state.pacer, tenant, _at_least(need, models, state.usage))
-        if not untried.any():
-            return chances
-        trial = self._pacer.trial_share(self._trial_share, tenant, need, untried)
-        return np.asarray((1 - trial) * chances + trial * untried / untried.sum())
+        trials = self._pacer.trial_shares(self._trial_share, state.pacer, tenant, need=need, untried=untried)
+        return np.asarray((1 - trials.sum()) * chances + trials)
 
     def _is_untried(self, model: str, state: ScoredState[StateT]) -> bool:
-        used = state.usage.models.get(model)
-        answers = used.count if used is not None else 0
         judged = state.judged.get(model, 0)
-        return judged < self._trial_answers and answers < _UNJUDGED_PER_TRIAL * self._trial_answers
+        unjudged_max = _UNJUDGED_PER_TRIAL * self._trial_answers
+        return judged < self._trial_answers and _answers(model, state.usage) < unjudged_max
 
     def _judged(self, judged: Mapping[str, int], model: str) -> dict[str, int]:
         counts = {name: count for name, count in judged.items() if name != model}
@@ -322,9 +325,13 @@ class ScoredPolicy(Generic[StateT]):
         )
 
 
+def _answers(model: str, usage: Usage) -> int:
+    return usage.models[model].count if model in usage.models else 0
+
+
 def _at_least(need: Needs, models: Sequence[str], usage: Usage) -> Needs:
     """What answers may take if those seen were unluckily long: one freak must not end a model's trial."""
-    counts = np.array([usage.models[model].count if model in usage.models else np.inf for model in models])
+    counts = np.array([_answers(model, usage) or np.inf for model in models])
     doubt = 1 + _DOUBT / np.sqrt(counts)
     return replace(need, cost_usd=need.cost_usd / doubt, energy_j=need.energy_j / doubt)
 
