@@ -22,7 +22,7 @@ class GuardrailConfig(Section):
     """Keyword arguments for its factory."""
 
     timeout_s: float = Field(default=0.25, gt=0, le=60)
-    """How long it may take over a request, and over a whole answer."""
+    """How long it may take over a request, and over a whole answer, for every 64 Ki characters begun."""
 
     on_failure: Literal["refuse", "allow"] = "refuse"
     """What becomes of a request if the guardrail fails or takes too long: 503, or it goes on unguarded."""

@@ -7,9 +7,14 @@ width, with letters that only look different made equal.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 THRESHOLD = 0.8
+PIECE_CHARS = 16_384
+"""A longer text is looked at piece by piece, so that something else can be done in between."""
+_OVERLAP_CHARS = 512
+"""Of a piece with the next: longer than any sign, so that none falls between them."""
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 _OF_INSTRUCTIONS = r"(?:instructions?|prompts?|rules?|directions?|guidelines?|commands?)"
@@ -92,14 +97,52 @@ class Suspicion:
     signs: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What was seen in a piece of a text."""
+
+    signs: frozenset[str]
+    invisible: int
+    """Characters that nobody sees."""
+
+
+def pieces(text: str) -> range:
+    """Where the pieces of a text begin."""
+    return range(0, max(1, len(text)), PIECE_CHARS)
+
+
+def look(text: str, start: int) -> Look:
+    """What is to be seen in the piece of a text that begins there."""
+    end = start + PIECE_CHARS
+    piece = text[start : end + _OVERLAP_CHARS]
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", piece)).casefold()
+    # Where a text is cut no word ends, and no line begins.
+    if start > 0 and text[start - 1] != "\n":
+        plain = "x " + plain
+    if end + _OVERLAP_CHARS < len(text):
+        plain += "x"
+    return Look(
+        signs=frozenset(name for name, _, pattern in _SIGNS if pattern.search(plain)),
+        invisible=len(_INVISIBLE.findall(text, start, end)),
+    )
+
+
+def suspicion(looks: Iterable[Look]) -> Suspicion:
+    """What all pieces of a text together amount to."""
+    seen: set[str] = set()
+    invisible = 0
+    for found in looks:
+        seen |= found.signs
+        invisible += found.invisible
+    weights = {name: weight for name, weight, _ in _SIGNS if name in seen}
+    if invisible >= _INVISIBLE_MIN:
+        weights["invisible_marks"] = _INVISIBLE_WEIGHT
+    trust = 1.0
+    for weight in weights.values():
+        trust *= 1.0 - weight
+    return Suspicion(score=1.0 - trust, signs=tuple(weights))
+
+
 def suspect(text: str) -> Suspicion:
     """How much a text looks as if it wanted to take over."""
-    plain, invisible = _INVISIBLE.subn("", text)
-    plain = unicodedata.normalize("NFKC", plain).casefold()
-    found = [(name, weight) for name, weight, pattern in _SIGNS if pattern.search(plain)]
-    if invisible >= _INVISIBLE_MIN:
-        found.append(("invisible_marks", _INVISIBLE_WEIGHT))
-    trust = 1.0
-    for _, weight in found:
-        trust *= 1.0 - weight
-    return Suspicion(score=1.0 - trust, signs=tuple(name for name, _ in found))
+    return suspicion(look(text, start) for start in pieces(text))

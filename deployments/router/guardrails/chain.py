@@ -32,6 +32,8 @@ from deployments.router.wire.responder import Responder, Send
 logger = logging.getLogger("tidemill.router.guardrails")
 
 _CARRY_BYTES_MAX = 1024 * 1024
+_CHARS_IN_TIME = 65_536
+"""Of text for which a guardrail has `timeout_s`."""
 OnAction = Callable[[str, str, str, float], None]
 """Told of every guardrail, stage, action and how long it took in seconds."""
 
@@ -106,11 +108,12 @@ class Guardrails:
 
     async def _pass(self, slots: list[Slot], stage: str, reasons: list[Reason]) -> bool:
         changed = False
+        turns = 1 + sum(len(slot.text) for slot in slots) // _CHARS_IN_TIME
         for link in self.links:
             passages = [Passage(role=slot.role, text=slot.text) for slot in slots]
             began_at_s = time.perf_counter()
             try:
-                async with asyncio.timeout(link.config.timeout_s):
+                async with asyncio.timeout(turns * link.config.timeout_s):
                     hook = (
                         link.guardrail.before_request if stage == "request" else link.guardrail.after_response
                     )

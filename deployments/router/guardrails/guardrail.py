@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from cluster.policy.guardrails.injection import THRESHOLD, suspect
+from cluster.policy.guardrails.injection import (
+    PIECE_CHARS,
+    THRESHOLD,
+    Look,
+    Suspicion,
+    look,
+    pieces,
+    suspicion,
+)
 from cluster.policy.guardrails.redaction import LABELS, Span, StreamRedactor, apart, find, hide
 
 _UNTRUSTED = frozenset({"user", "tool", "function"})
@@ -110,8 +118,17 @@ class PersonalData:
 
     async def _hidden(self, passages: Sequence[Passage]) -> Sequence[Passage]:
         if self._recognise is None:
-            return [replace(p, text=hide(p.text, find(p.text, self._labels))) for p in passages]
+            return [replace(p, text=await self._hide(p.text)) for p in passages]
         return await asyncio.to_thread(lambda: [self._named(passage) for passage in passages])
+
+    async def _hide(self, text: str) -> str:
+        if len(text) <= PIECE_CHARS:
+            return hide(text, find(text, self._labels))
+        redactor, hidden = StreamRedactor(self._labels), []
+        for start in pieces(text):
+            hidden.append(redactor.feed(text[start : start + PIECE_CHARS]))
+            await asyncio.sleep(0)  # a long text must not hold up everybody's streams
+        return "".join([*hidden, redactor.end()])
 
     def _named(self, passage: Passage) -> Passage:
         assert self._recognise is not None  # noqa: S101 - only asked then
@@ -134,7 +151,7 @@ class PromptInjection:
         """See `Guardrail`."""
         for passage in passages:
             if passage.role in _UNTRUSTED:
-                found = suspect(passage.text)
+                found = await _suspect(passage.text)
                 if found.score >= self._threshold:
                     raise BlockedError(f"The request looks like prompt injection ({', '.join(found.signs)}).")
         return passages
@@ -146,6 +163,15 @@ class PromptInjection:
     def on_stream(self) -> StreamFilter | None:
         """See `Guardrail`."""
         return None
+
+
+async def _suspect(text: str) -> Suspicion:
+    looks: list[Look] = []
+    for start in pieces(text):
+        if start:
+            await asyncio.sleep(0)  # a long text must not hold up everybody's streams
+        looks.append(look(text, start))
+    return suspicion(looks)
 
 
 _BUILT_IN: dict[str, Callable[..., Guardrail]] = {"pii": PersonalData, "prompt_injection": PromptInjection}
