@@ -14,11 +14,12 @@ from cluster.policy.semantic_cache.identity import SemanticIdentity
 
 _TOOLS = ("tools", "functions", "tool_choice", "function_call")
 _PERSONAL = re.compile(
-    r"[\w.+-]+@[\w-]+\.\w+|\+?\d[\d\s().-]{8,}\d|\bmy name is\b|\bwho am i\b|\bi live (?:at|in)\b"
+    r"(?<![\w.+-])[\w.+-]+@[\w-]+\.\w+|\+?\d[\d\s().-]{8,}\d|\bmy name is\b|\bwho am i\b|\bi live (?:at|in)\b"
     r"|\bmy (?:address|birthday|email|password|ssn|phone number) is\b",
     re.IGNORECASE,
 )
-"""Addresses, long numbers and introductions: what makes an answer one person's."""
+"""Addresses, long numbers and introductions: what makes an answer one person's. An address is looked for only
+where a word begins: at every letter, the time would grow with the square of the longest word."""
 _MOMENTARY = re.compile(
     r"\b(?:today|tonight|tomorrow|yesterday|right now|currently|at the moment|latest|"
     r"this (?:morning|week|month|year)|what time is it|what(?:'s| is) the (?:time|date))\b",

@@ -1,5 +1,7 @@
 """Who shares answers with whom at all, and what is never kept or asked for."""
 
+import time
+
 import pytest
 
 from cluster.config.semantic_cache import SemanticTierConfig
@@ -102,6 +104,7 @@ def test_a_plain_question_is_let_through():
     ("text", "expected"),
     [
         ("My email is a@b.example, reset it", Refusal.PERSONAL),
+        ("Reset -o.doe+x@b.example, please", Refusal.PERSONAL),
         ("my name is Ada, greet me", Refusal.PERSONAL),
         ("Call +44 20 7946 0958 for me", Refusal.PERSONAL),
         ("What is the latest news?", Refusal.MOMENTARY),
@@ -111,6 +114,14 @@ def test_a_plain_question_is_let_through():
 )
 def test_answers_for_one_person_or_moment_are_not_shared(text, expected):
     assert refusal(with_last(text)) is expected
+
+
+@pytest.mark.parametrize("unit", ["a", "a.", "1 (", "a@", "1 ", "my "])
+def test_no_text_makes_the_look_at_it_slow(unit):
+    text = unit * (100_000 // len(unit))
+    began_at_s = time.perf_counter()
+    refusal(with_last(text))
+    assert time.perf_counter() - began_at_s < 1.0
 
 
 @pytest.mark.parametrize(
