@@ -34,6 +34,7 @@ _FOLDERS_LEFT_BEHIND = (
     "tenants",
     "adapters",
     "adapter-coordinator",
+    "job-code",
 )
 _CACHED = ("weights", "adapter-recipes", "adapters", "adapter-pagers")
 

@@ -199,7 +199,7 @@ def test_purging_leaves_nothing_that_a_cluster_writes(runner: CliRunner, tmp_pat
     written = (
         *("admin-key", "up.log", "decisions/r.jsonl", "requests/r.jsonl", "model-routing/linucb.json"),
         *("provisioning/state.json", "prometheus/targets.json", "tenants/keys.json", "adapters/a/node.json"),
-        *("adapter-coordinator/catalogue.json", "semantic-cache/near.sqlite"),
+        *("adapter-coordinator/catalogue.json", "semantic-cache/near.sqlite", "job-code/cluster/a.py"),
     )
     for name in written:
         (tmp_path / "state" / name).parent.mkdir(parents=True, exist_ok=True)
