@@ -56,7 +56,7 @@ class RouterApp:
         try:
             await self._route(scope, receive, responder, surface)
         except ApiError as error:
-            self._core.metrics.turned_away(error.status, error.reason)
+            self._core.metrics.turned_away(error.reason)
             self._core.request_log.refused(
                 at_wall_s=self._core.wall_s(), surface=surface, status=error.status, code=error.code
             )
@@ -177,7 +177,7 @@ class RouterApp:
             await generation.run()
         except ApiError as error:
             # Answered here, so that the record has the status that the client got.
-            self._core.metrics.turned_away(error.status, error.reason)
+            self._core.metrics.turned_away(error.reason)
             await responder.error(error, surface)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:

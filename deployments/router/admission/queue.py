@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from cluster.config.gateway import GatewayConfig
 from cluster.config.tenants import FairnessConfig
+from cluster.entities.reasons import Reason
 from cluster.policy.admission import Verdict, admit
 from cluster.policy.tenancy.fair_order import Flow
 from deployments.router.admission.waiting_line import Waiter, WaitingLines
@@ -65,6 +66,7 @@ class AdmissionQueue:
                 f"{self.in_flight} requests are being answered and {self.queued} wait; try again shortly.",
                 status=429,
                 retry_after_s=admission.retry_after_s,
+                reason=admission.reason,
             )
 
     async def until(
@@ -120,7 +122,9 @@ class AdmissionQueue:
         except TimeoutError:
             if _has_result(waiter.granted):  # granted in the instant in which the time was up
                 return waiter.granted.result()  # type: ignore[no-any-return]
-            raise overloaded(f"{why()} Waited {timeout_s:.0f} s.", status=503, retry_after_s=5) from None
+            message = f"{why()} Waited {timeout_s:.0f} s."
+            reason = Reason.QUEUE_TIMED_OUT
+            raise overloaded(message, status=503, retry_after_s=5, reason=reason) from None
         except asyncio.CancelledError:
             if _has_result(waiter.granted):
                 discard(waiter.granted.result())
@@ -139,7 +143,9 @@ class AdmissionQueue:
         """Where the queue is full, the newest of the longest line gives way, which may be this one."""
         if self._lines.waiting < self._config.max_queued_requests:
             return
-        full = overloaded("The queue is full; try again shortly.", status=429, retry_after_s=1)
+        full = overloaded(
+            "The queue is full; try again shortly.", status=429, retry_after_s=1, reason=Reason.QUEUE_FULL
+        )
         victim = self._lines.gives_way(waiter.flow.tenant)
         if victim is None:
             raise full

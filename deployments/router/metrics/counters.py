@@ -29,7 +29,6 @@ from deployments.router.fleet.energy import EnergyEntry
 from deployments.router.metrics.exposition import READ_WHEN_SCRAPED
 
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
-_TURNED_AWAY = {429: Reason.QUEUE_FULL, 503: Reason.QUEUE_TIMED_OUT}
 _OURS = (
     *requests.METRICS,
     *fleet.METRICS,
@@ -127,11 +126,10 @@ class RouterMetrics:
                 each_j = self._charged_j[pool, source] / self._output_tokens[pool]
                 self.one(fleet.ENERGY_PER_OUTPUT_TOKEN, pool, source.value).set(each_j)
 
-    def turned_away(self, status: int, reason: Reason | None = None) -> None:
-        """Count a request that got no engine, if that is what the reason or the status says."""
-        why = reason or _TURNED_AWAY.get(status)
-        if why is not None:
-            self._get(requests.REJECTED).labels(why.value).inc()
+    def turned_away(self, reason: Reason | None) -> None:
+        """Count a request that was turned away at the door; None for one that failed in another way."""
+        if reason is not None:
+            self._get(requests.REJECTED).labels(reason.value).inc()
 
     def retry(self, reason: Reason) -> None:
         """Count a further attempt."""

@@ -195,6 +195,7 @@ async def test_embeddings_without_an_encoder_say_when_to_come_back(start_cluster
     answer = await cluster.post("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": "a"})
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) >= 1
+    assert await cluster.metric('tidemill_rejected_total{reason="queue_timed_out"}') == 0, "nothing queued"
 
 
 async def test_a_busy_encoder_says_when_to_come_back(cluster):
