@@ -94,6 +94,8 @@ def _check_secrets(config: TidemillConfig) -> None:
         ("semantic_cache.semantic.documents.redis_url", config.semantic_cache.semantic.documents.redis_url),
         ("tenants.store.redis_url", config.tenants.store.redis_url),
     ):
+        if urlsplit(url).scheme == "unix":
+            raise ConfigError(f"{path}: a socket is on one machine, and pods are not; name a host and port")
         if urlsplit(url).password:
             raise ConfigError(
                 f"{path}: holds a password, and would stand in a ConfigMap for all to read; "

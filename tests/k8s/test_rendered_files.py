@@ -80,6 +80,12 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
         (lambda c: c["gateway"].update(router_cpus=4), "kubernetes.gateway.cpus"),
         (lambda c: c.update(tenants={"store": {"redis_url": "redis://:word@host/0"}}), "holds a password"),
         (
+            lambda c: c.update(
+                tenants={"enabled": True, "store": {"kind": "redis", "redis_url": "unix:///s"}}
+            ),
+            "tenants.store.redis_url: a socket",
+        ),
+        (
             lambda c: c.update(kubernetes={"secrets": {"environment": {"RAY_X": {"name": "s", "key": "k"}}}}),
             "take another name",
         ),
