@@ -4,6 +4,8 @@ Everything that changes it is an event (an outcome, or feedback on one), applied
 So a learner that is restarted arrives at the same state by reading its last snapshot and the events since.
 """
 
+import logging
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -12,6 +14,8 @@ from typing import Any
 
 from cluster.entities.model_routing import FeedbackSource, ModelOutcome
 from cluster.policy.routing.models.interface import ModelPolicy
+
+logger = logging.getLogger("tidemill.model_learning")
 
 
 class FeedbackResult(StrEnum):
@@ -24,6 +28,8 @@ class FeedbackResult(StrEnum):
     """Another judgement by the same source: refused, because what was learnt cannot be taken back."""
     UNKNOWN = "unknown"
     """No such decision, or its window is over."""
+    DAMAGED = "damaged"
+    """It holds numbers that are none: one of them in a mean is a mean no longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,7 @@ class LearnerState:
         Args:
             policy: what learns.
             pending_max: decisions that feedback may still come for; the oldest go first.
-            window_s: how long it may come.
+            window_s: how long it may come, by the clocks of the routers.
         """
         self.policy = policy
         self.state: Any = policy.initial()
@@ -91,6 +97,8 @@ class LearnerState:
 
     def would(self, event: Event) -> FeedbackResult:
         """What applying an event would give, so that only what counts goes to the journal."""
+        if not all(map(math.isfinite, _numbers(event))):
+            return FeedbackResult.DAMAGED
         if isinstance(event, ModelOutcome):
             known = event.decision_id in self._pending
             return FeedbackResult.REPEATED if known else FeedbackResult.COUNTED
@@ -115,18 +123,37 @@ class LearnerState:
 
     def _begin(self, outcome: ModelOutcome) -> None:
         self._pending[outcome.decision_id] = PendingDecision(replace(outcome, quality=None, source=None))
-        self._expire(outcome.at_s)
-        self.state = self.policy.learn(self.state, outcome, now_s=outcome.at_s)
+        # By number only: by age, one router whose clock is ahead would make all others' decisions forgotten.
+        while len(self._pending) > self._pending_max:
+            self._pending.popitem(last=False)
+        self._learn(outcome, outcome.at_s)
 
     def _judge(self, feedback: Feedback) -> None:
         entry = self._pending[feedback.decision_id]
         entry.rewards[feedback.key] = feedback.reward
         judged = replace(entry.outcome, quality=feedback.reward, source=feedback.source, counted=True)
-        self.state = self.policy.learn(self.state, judged, now_s=feedback.at_s)
+        self._learn(judged, feedback.at_s)
 
-    def _expire(self, now_s: float) -> None:
-        while self._pending:
-            oldest = next(iter(self._pending.values()))
-            if len(self._pending) <= self._pending_max and now_s - oldest.outcome.at_s <= self._window_s:
-                return
-            self._pending.popitem(last=False)
+    def _learn(self, outcome: ModelOutcome, now_s: float) -> None:
+        try:
+            self.state = self.policy.learn(self.state, outcome, now_s=now_s)
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            # It would come again from its router for ever, and from the journal with every restart.
+            logger.exception("an outcome of %s cannot be learnt from: %s", outcome.model, outcome.decision_id)
+
+
+def _numbers(event: Event) -> Iterable[float]:
+    if isinstance(event, Feedback):
+        return (event.reward, event.at_s)
+    return (
+        event.cost_usd,
+        event.energy_j,
+        event.predicted_cost_usd,
+        event.predicted_energy_j,
+        event.ttft_s,
+        event.latency_s,
+        event.propensity,
+        event.at_s,
+        event.quality or 0.0,
+        *event.signals.embedding,
+    )

@@ -54,6 +54,7 @@ async def test_watchers_hear_at_once_of_what_is_new_and_after_a_while_that_nothi
     learner = start()
     quiet = await learner.watch(0)
     assert quiet.version == 0
+    monkeypatch.setattr(service, "WATCH_TIMEOUT_S", 10.0)
     waiting = asyncio.create_task(learner.watch(0))
     await asyncio.sleep(0)
     await learner.take([outcome(1)])

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from cluster.entities.model_routing import FeedbackSource, ModelOutcome, ModelSignals
 from deployments.model_learning.state import Feedback, FeedbackResult, LearnerState
 
@@ -81,13 +83,47 @@ def test_feedback_on_what_is_unknown_or_over_teaches_nothing():
     assert known.apply(judged(1, 1.0, at_s=1060.0)) is FeedbackResult.COUNTED
 
 
-def test_the_oldest_decisions_make_room_by_number_and_by_age():
+def test_the_oldest_decisions_make_room_by_number():
     known = learner(pending_max=3, window_s=60.0)
     for number in range(5):
         known.apply(outcome(number))
     assert [entry.outcome.decision_id for entry in known.pending] == ["d-2", "d-3", "d-4"]
-    known.apply(outcome(9, at_s=1100.0))
-    assert [entry.outcome.decision_id for entry in known.pending] == ["d-9"]
+
+
+def test_a_router_whose_clock_is_ahead_makes_nobody_forget():
+    known = learner(window_s=60.0)
+    known.apply(outcome(1))
+    known.apply(outcome(2, at_s=90_000.0))
+    assert known.apply(judged(1, 1.0)) is FeedbackResult.COUNTED
+    assert known.apply(judged(2, 1.0)) is FeedbackResult.COUNTED, "nor does a clock that is set back"
+
+
+@pytest.mark.parametrize("field", ["cost_usd", "energy_j", "ttft_s", "latency_s", "predicted_energy_j"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_number_teaches_nothing(field, number):
+    known = learner()
+    assert known.apply(replace(outcome(1), **{field: number})) is FeedbackResult.DAMAGED
+    known.apply(outcome(2))
+    assert known.apply(judged(2, number)) is FeedbackResult.DAMAGED
+    assert [told[0] for told in known.state] == ["d-2"]
+
+
+class Stumbling(Remembering):
+    """Cannot take the first outcome."""
+
+    def learn(self, state, outcome, *, now_s):
+        if outcome.decision_id == "d-1":
+            raise ValueError("features of another number")
+        return super().learn(state, outcome, now_s=now_s)
+
+
+def test_one_outcome_that_cannot_be_learnt_from_does_not_end_the_learning(caplog):
+    known = LearnerState(Stumbling(), pending_max=10, window_s=60.0)
+    known.apply(outcome(1))
+    assert known.apply(outcome(1)) is FeedbackResult.REPEATED, "it is not tried for ever"
+    known.apply(outcome(2))
+    assert [told[0] for told in known.state] == ["d-2"]
+    assert "d-1" in caplog.text
 
 
 def test_what_is_kept_of_an_outcome_is_not_judged_twice():
