@@ -21,7 +21,7 @@ import numpy as np
 from load_tests.arguments import bounded
 from load_tests.caching.baselines import GPTCACHE_THRESHOLD, CachePolicy, PerEntry, Static, Vectors, judge_of
 from load_tests.caching.curves import curve_rows, ratio_rows
-from load_tests.caching.known_cosines import KnownCosines
+from load_tests.caching.known_cosines import KnownCosines, KnownIndex
 from load_tests.caching.stream_replay import TierPolicy, replay, tier_config
 from load_tests.caching.streams import Prompt, in_order, sample
 from load_tests.embeddings import embed, to_stderr
@@ -38,13 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     case = given.format[0] if len(set(given.format)) == 1 else "mixed"
     rows: list[dict[str, Any]] = []
     curves = bool({"category", "global"} & set(given.policies))
-    known = KnownCosines(vectors) if curves else None
-    for seed in range(given.orders):
+    known = KnownCosines(vectors) if curves or given.known_cosines else None
+    for seed in range(given.first_order, given.first_order + given.orders):
         order = in_order(prompts, seed)
-        rows += [{"case": case, **row} for row in _replayed(given, prompts, vectors, order, seed)]
-        if known is not None:
+        rows += [
+            {"case": case, **row} for row in _replayed(given, prompts, vectors, order, seed, known=known)
+        ]
+        if curves and known is not None:
             rows += [{"case": case, **row} for row in _curves(given, prompts, known, order, seed)]
-        to_stderr(f"order {seed + 1} of {given.orders} is done")
+        to_stderr(f"order {seed} is done")
     result = {
         "benchmark": "semantic_cache",
         "command": " ".join(["python -m load_tests.semantic_cache", *(arguments or sys.argv[1:])]),
@@ -70,14 +72,21 @@ def read_workload(given: argparse.Namespace) -> tuple[list[Prompt], Vectors]:
 
 
 def _replayed(
-    given: argparse.Namespace, prompts: list[Prompt], vectors: Vectors, order: list[int], seed: int
+    given: argparse.Namespace,
+    prompts: list[Prompt],
+    vectors: Vectors,
+    order: list[int],
+    seed: int,
+    *,
+    known: KnownCosines | None,
 ) -> list[dict[str, Any]]:
+    new_index = (lambda: KnownIndex(known)) if given.known_cosines and known is not None else None
     judge = judge_of(prompts, error_rate=given.judge_error, seed=seed)
     policies: list[tuple[str, CachePolicy]] = []
     for delta in given.delta:
         if "verified" in given.policies:
             config = tier_config(prompts, delta=delta, explore=given.explore)
-            verified = TierPolicy(prompts, vectors, config, judge=judge, seed=seed)
+            verified = TierPolicy(prompts, vectors, config, judge=judge, seed=seed, new_index=new_index)
             policies.append((f"verified_{delta:g}", verified))
         if "vcache" in given.policies:
             policies.append((f"vcache_{delta:g}", PerEntry(vectors, judge, delta=delta, seed=seed)))
@@ -116,6 +125,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--delta", type=bounded(float, 0.001, 0.5), nargs="+", default=[0.05])
     parser.add_argument("--orders", type=bounded(int, 1, 200), default=5, help="orders of arrival")
+    parser.add_argument("--first-order", type=bounded(int, 0, 10_000), default=0)
+    parser.add_argument(
+        "--known-cosines", action="store_true", help="compute them once; look-up times then mean nothing"
+    )
     parser.add_argument("--texts", type=bounded(int, 10, 100_000), default=1200, help="prompts of each file")
     parser.add_argument("--explore", type=bounded(float, 0, 1), default=0.02, help="hits answered fresh")
     parser.add_argument("--judge-error", type=bounded(float, 0, 0.5), default=0.0, help="wrong judgements")

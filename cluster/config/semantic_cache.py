@@ -125,7 +125,7 @@ class ErrorContractConfig(Section):
     """Serve near matches of a category only while evidence bounds their errors by `error_max`. Off trusts
     `threshold` until evidence contradicts it."""
 
-    confidence: float = Field(default=0.99, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Of the one-sided Clopper-Pearson bound on wrong answers."""
 
     slack: float = Field(default=0.7, gt=0, le=1)
