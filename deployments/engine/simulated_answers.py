@@ -189,13 +189,19 @@ class _CompletionEvents:
         return b'%b,"choices":[],"usage":%b}\n\ndata: [DONE]\n\n' % (self._head, usage)
 
 
+def _told_prompt(draft: Draft) -> bytes:
+    """What the router is told before the first event of an answer, if it asked for that."""
+    if not draft.ask.include_token_ids:
+        return b""
+    return ToldTokens(prompt=tuple(draft.ask.prompts[0].ids)).comment()
+
+
 def _told(draft: Draft, place: int) -> bytes:
     """What the router is told of a token, if it asked for that."""
     if not draft.ask.include_token_ids:
         return b""
     piece, last = draft.pieces[0][place], place == draft.ask.output_tokens - 1
     return ToldTokens(
-        prompt=() if place else tuple(draft.ask.prompts[0].ids),
         made=(WORD_IDS[piece.strip()],),
         chars=len(piece),
         finish=draft.finish_reason if last else None,
@@ -236,7 +242,8 @@ class _MessageEvents:
     def opening(self) -> bytes:
         block = {"index": 0, "content_block": {"type": "text", "text": ""}}
         message = {"message": _message(self._draft, text=None)}
-        return _named("message_start", message) + _named("content_block_start", block)
+        start = _named("message_start", message) + _named("content_block_start", block)
+        return _told_prompt(self._draft) + start
 
     def tokens(self, choice: int, start: int, stop: int) -> bytes:
         start_of = (
@@ -332,6 +339,7 @@ class _ResponseEvents:
         return (
             self._event("response.created", begun)
             + self._event("response.in_progress", begun)
+            + _told_prompt(self._draft)
             + self._event("response.output_item.added", item)
             + self._event("response.content_part.added", {**self._at, "part": _part("")})
         )

@@ -3,6 +3,7 @@
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -155,6 +156,22 @@ def read(stream: bytes) -> tuple[str, list[Any]]:
         else:
             found.append(event)
     return text, found
+
+
+@pytest.mark.parametrize("kind", [Surface.RESPONSES, Surface.MESSAGES])
+def test_what_an_engine_aborted_is_gone_on_with(kind):
+    """An engine that is shut down ends its answers as if it had meant to, before its connections break."""
+    so_far = answer_so_far(request(kind, stops=False), ContinuationConfig(), 3)
+    whole = named_engine(kind, [" a", " b", " c"], stops=False)
+    told = whole[: whole.index(b" b") + 2]
+    told = told[: told.rindex(b"\n\n") + 2]  # up to the ids of the second token
+    out = so_far.strip(told.replace(b'"made":[1001],"chars":2', b'"chars":0,"finish":"abort"'))
+    seam = so_far.break_off(b"", complete=True)
+    assert not so_far.finished
+    assert seam is not None
+    rest = rest_of([" a", " b", " c"], seam.tokens, stops=False)
+    out += RestOfStream(so_far, seam, annotate=None).feed(rest)
+    assert read(out)[0] == " a b c"
 
 
 @settings(max_examples=examples(400), deadline=None)

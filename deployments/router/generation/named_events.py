@@ -24,6 +24,7 @@ _SAMPLING = (
     *("user", "watermarking"),
 )
 """Fields that a text completion understands as these surfaces do."""
+_ENDS_WELL = ("stop", "length")
 _ADDED_TO_USAGE = ("energy_j", "energy_source")
 _Json = dict[str, Any]
 
@@ -82,7 +83,9 @@ class _NamedSoFar(AnswerSoFar):
             self._prompt_ids = ",".join(map(str, told.prompt)).encode()
         self._tokens.extend(told.made)
         self._let_go_chars += told.chars
-        self._finish, self._stop = told.finish, told.stop
+        # An engine that is shut down aborts its answers: they are not over.
+        self._finish = told.finish if told.finish in _ENDS_WELL else None
+        self._stop = told.stop
         self._bound_tokens()
 
     def _read_event(self, event: _Json) -> None:
@@ -185,7 +188,9 @@ class MessageSoFar(_NamedSoFar):
         last = self._untold("message_delta", delta=delta, usage=_messages_usage(usage))
         return closed + last + self._untold("message_stop")
 
-    def _stop_reason(self) -> tuple[str, str | None]:
+    def _stop_reason(self) -> tuple[str | None, str | None]:
+        if self._finish not in _ENDS_WELL:
+            return None, None
         if self._finish == "length":
             return "max_tokens", None
         return ("stop_sequence", self._stop) if isinstance(self._stop, str) else ("end_turn", None)

@@ -222,6 +222,8 @@ class Relay:
     async def close(self) -> None:
         """End a stream of which the client has all but the end."""
         rest = self.so_far.closing()
+        if self._events is not None:
+            self.relayed.finish = self._events.finish()
         self.relayed.prompt_tokens = self.so_far.prompt_tokens
         self.relayed.output_tokens = self.so_far.tokens
         self.relayed.ended_at_s = self._core.now_s()

@@ -10,6 +10,7 @@ import yaml
 from cluster.config import parse_config
 from cluster.config.pools import SimulatedEngine
 from cluster.replay import from_json, redecide
+from deployments.router.generation.stream import Finish
 from deployments.router.visit import Visit
 from tests.shell.router.dying import SETTINGS, Dying
 
@@ -233,6 +234,23 @@ async def test_a_continued_answer_that_fails_after_all_is_charged_for_every_repl
     assert words > 8
     # Tokens that were made twice at a seam, and the event that only names the role, may be in it.
     assert words <= seen[0] <= words + 8
+
+
+async def test_why_it_ended_is_known_even_if_only_the_end_is_lost(dying, monkeypatch):
+    finishes: list[Any] = []
+
+    def leave(_: Any, record: Any, answers: Any) -> None:
+        del record
+        finishes.append(answers[-1].relayed.finish)
+
+    monkeypatch.setattr(Visit, "leave", leave)
+    cluster, (first, _) = dying
+    whole = await cluster.chat(stream=True, max_tokens=12)
+    for cut in range(len(whole.content), len(whole.content) + 500, 25):  # ids and usage are told as well
+        first.bytes_left, first.deaths = cut, 1
+        assert told(await cluster.chat(stream=True, max_tokens=12)) == told(whole)
+        first.deaths = 0
+    assert set(finishes) == {Finish.CUT}
 
 
 @pytest.mark.parametrize(
