@@ -176,8 +176,15 @@ class DirectoryClient:
                 heard = False
                 await asyncio.sleep(_RETRY_S)
                 continue
-            apply(fleet)
-            version, heard = fleet.version, True
+            heard = True
+            try:
+                apply(fleet)
+            except Exception:
+                # It must not be the last picture: with none, a router would send to who has left long ago.
+                logger.exception("the fleet's picture was not applied")
+                await asyncio.sleep(_RETRY_S)
+                continue
+            version = fleet.version
 
     async def _end(self) -> None:
         """End the directory, which comes back empty and is told everything again within two seconds."""
@@ -200,6 +207,9 @@ class DirectoryClient:
             except (ray.exceptions.RayError, ValueError) as error:
                 logger.warning("other routers not heard of: %s", error)
                 await asyncio.sleep(_RETRY_S)
+            except Exception:
+                logger.exception("what other routers said was not taken in")
+                await asyncio.sleep(_RETRY_S)
             await asyncio.sleep(period_s)
 
     async def keep_reporting(
@@ -211,4 +221,6 @@ class DirectoryClient:
                 await self.call(method, await make())
             except (ray.exceptions.RayError, ValueError) as error:
                 logger.warning("report not delivered: %s", error)
+            except Exception:
+                logger.exception("report not made")
             await asyncio.sleep(period_s)

@@ -118,3 +118,46 @@ async def test_a_restart_does_not_empty_the_routing_tables(make_directory):
     await asyncio.sleep(0.05)
     await after.report(REPORT)
     assert [report.replica_id for report in (await watching).replicas] == ["a"]
+
+
+class LocalClient(actor.DirectoryClient):
+    """A client of a directory in this process."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self._directory = directory
+
+    async def call(self, method, *args):
+        return await getattr(self._directory, method)(*args)
+
+
+async def test_what_goes_wrong_once_with_a_picture_or_a_report_is_not_the_end_of_them(directory, monkeypatch):
+    monkeypatch.setattr(actor, "_RETRY_S", 0.01)
+    client, applied, tries = LocalClient(directory), asyncio.Event(), 0
+
+    def apply(fleet):
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise KeyError("a defect")
+        if fleet.replicas:
+            applied.set()
+
+    made = 0
+
+    async def make():
+        nonlocal made
+        made += 1
+        if made == 1:
+            raise KeyError("another one")
+        return REPORT
+
+    tasks = [
+        asyncio.create_task(client.watch("r", apply)),
+        asyncio.create_task(client.keep_reporting("report", make, period_s=0.01)),
+    ]
+    async with asyncio.timeout(2.0):
+        await applied.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
