@@ -114,7 +114,7 @@ class RedisDocuments:
         doomed: list[StoredAnswer] = []
         kept: set[str] = set()
         for partition in self._partitions():
-            entries = [entry for entry, _ in self.entries(partition)]
+            entries = list(self._known(partition))
             covered = [entry for entry in entries if scope.covers(entry)]
             if scope.entry_id is not None:
                 named = {entry.document_id for entry in covered}
@@ -145,6 +145,13 @@ class RedisDocuments:
         """See `Documents`."""
         rows = (json.loads(row) for row in self._client.lrange(_JUDGEMENTS, 0, -1))
         return [(category, judgement_of(meta)) for category, meta in rows]
+
+    def _known(self, partition: Partition) -> Iterator[StoredAnswer]:
+        """Entries of a partition, those as well whose answers have expired before them."""
+        for entry_id in self._client.smembers(_members(partition)):
+            meta = self._client.hget(_entry(entry_id.decode()), "meta")
+            if meta is not None:
+                yield entry_of(meta)
 
     def _partitions(self) -> Iterator[Partition]:
         for name in self._client.smembers(_PARTITIONS):

@@ -5,11 +5,13 @@ import contextlib
 import sqlite3
 import time
 
+import numpy as np
 import pytest
 
 from cluster.policy.semantic_cache.identity import Partition
-from cluster.policy.semantic_cache.store import StoredAnswer
+from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 from deployments.messages import CACHE_ENTRY
+from deployments.semantic_cache.documents import Document
 from deployments.semantic_cache.redis_documents import RedisDocuments
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from tests.shell.semantic_cache.asking import ASKED, PARAPHRASE, answer, tier
@@ -147,3 +149,16 @@ async def test_what_is_too_old_goes_from_memory_and_disk_though_nobody_asks(star
             database.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("entries", "documents")
         ]
     assert counts == [0, 0]
+
+
+def test_a_purge_takes_what_has_lost_its_answer_as_well(redis_url):
+    documents = RedisDocuments(redis_url)
+    documents.open()
+    vector = np.ones(4, dtype=np.float32)
+    document = Document(body=b"{}", content_type="application/json")
+    documents.write(stored("alias", "d"), vector, document, expires_at_s=time.time() + 100)
+    documents._client.delete("tidemill:near:document:d")
+    assert documents.entries(Partition("a", "m", "s")) == []
+    assert documents.forget_scope(PurgeScope(tenant="a")) == 1
+    assert documents._client.keys("*alias*") == []
+    documents.close()
