@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -15,6 +16,8 @@ from deployments.directory.actor import NAMESPACE, DirectoryClient
 from deployments.messages import NodeEnergy
 from operators.telemetry.nvml import NvmlMeter
 from operators.telemetry.rapl import RaplMeter
+
+logger = logging.getLogger("tidemill.telemetry")
 
 _PREFIX = "tidemill-telemetry-"
 _SILENT_S = 5.0
@@ -56,7 +59,8 @@ class NodeMeters:
                     errors.append((name, reading.device, "silent"))
                 else:
                     readings.append(reading)
-            errors += [(name, device, why) for device, why in sorted(meter.errors.items())]
+            # Copied: a thread reads the meters meanwhile.
+            errors += [(name, device, why) for device, why in sorted(dict(meter.errors).items())]
         if self._nvml is not None:
             names = self._nvml.names()
         return NodeEnergy(
@@ -85,16 +89,16 @@ class TelemetryAgent:
 
     async def _sample(self) -> None:
         while True:
-            # NVML and /sys answer in microseconds, but a driver in trouble can hang.
-            await asyncio.to_thread(self._meters.sample)
+            try:
+                # NVML and /sys answer in microseconds, but a driver in trouble can hang.
+                await asyncio.to_thread(self._meters.sample)
+            except Exception:
+                # A meter that is not read any more would be told as one that stands still, for ever.
+                logger.exception("the meters could not be read")
             await asyncio.sleep(self._config.sample_period_s)
 
     async def _report(self) -> NodeEnergy:
         return self._meters.report(self._node_id)
-
-    async def alive(self) -> bool:
-        """Whether its tasks run."""
-        return not any(task.done() for task in self._tasks)
 
 
 def ensure_agents(config: TelemetryConfig, serving: Collection[str]) -> None:

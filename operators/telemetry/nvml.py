@@ -48,7 +48,9 @@ class _Gpu:
 
 
 class NvmlMeter:
-    """All GPUs of this node. Not thread-safe; `sample` is called often, `readings` once a window."""
+    """All GPUs of this node. One thread calls `sample`, often; another one may call `readings`
+    and `names` meanwhile, once a window.
+    """
 
     def __init__(self, clock: Callable[[], float], *, use_counter: bool = True) -> None:
         """Prepare; NVML is opened by the first `sample`.
@@ -81,7 +83,7 @@ class NvmlMeter:
     def readings(self) -> tuple[EnergyReading, ...]:
         """What each GPU has used so far; those that cannot be read now are left out."""
         found = []
-        for gpu in self._gpus.values():
+        for gpu in list(self._gpus.values()):
             if gpu.lost or gpu.read_at_s is None:
                 continue
             span_s = gpu.read_at_s - gpu.told_at_s if gpu.told_at_s is not None else 0.0
@@ -99,7 +101,7 @@ class NvmlMeter:
 
     def names(self) -> dict[str, str]:
         """UUIDs by index, as Ray names GPUs."""
-        return {str(gpu.index): gpu.uuid for gpu in self._gpus.values()}
+        return {str(gpu.index): gpu.uuid for gpu in list(self._gpus.values())}
 
     def close(self) -> None:
         """Give NVML back."""

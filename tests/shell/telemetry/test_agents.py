@@ -1,5 +1,6 @@
 """Which nodes have an agent that reads their meters, after every change."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -72,3 +73,36 @@ def test_a_new_provisioner_finds_none_of_another_configuration(ray):
     agent.end_agents()
     assert ray.metered == set()
     assert ray.names == {"tidemill-directory"}
+
+
+class MetersThatFailOnce:
+    """The first reading ends in an error that nobody foresaw."""
+
+    def __init__(self, _config):
+        self.samples = 0
+
+    def sample(self):
+        self.samples += 1
+        if self.samples == 1:
+            raise RuntimeError("the binding has a defect")
+
+    def report(self, node_id):
+        return node_id
+
+
+class SilentDirectory:
+    async def keep_reporting(self, _method, make, **_):
+        await make()
+
+
+async def test_readings_go_on_after_an_error_that_nobody_foresaw(ray, monkeypatch, caplog):
+    ray.get_runtime_context = lambda: SimpleNamespace(get_node_id=lambda: "n1")
+    monkeypatch.setattr(agent, "NodeMeters", MetersThatFailOnce)
+    monkeypatch.setattr(agent, "DirectoryClient", SilentDirectory)
+    running = agent.TelemetryAgent(TelemetryConfig(sample_period_s=0.001))
+    async with asyncio.timeout(5.0):
+        while running._meters.samples < 3:
+            await asyncio.sleep(0.001)
+    assert "the binding has a defect" in caplog.text
+    for task in running._tasks:
+        task.cancel()
