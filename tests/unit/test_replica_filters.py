@@ -64,6 +64,7 @@ def test_holders_that_cannot_take_a_request_send_it_to_one_other_replica():
 
 
 def test_a_late_holder_gains_one_helper_and_an_early_one_none():
+    """ray-project/ray#65691: an adapter that everybody asked for stayed on one replica."""
     fleet = [view(name) for name in "abcd"]
     near = view("holder", adapters=("law",), pending_prefill_tokens=1900)
     assert choose(near, *fleet, adapter="law") == "holder"
