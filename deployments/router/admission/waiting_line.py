@@ -25,6 +25,10 @@ class Waiter:
     """What of it, where not everything would do: who wants the same gets something when this one does."""
 
 
+Line = dict[Hashable, dict[int, Waiter]]
+"""Who waits of one tenant for one model, by what of it they want; each in the order in which they came."""
+
+
 class WaitingLines:
     """One line for every model and tenant."""
 
@@ -35,7 +39,7 @@ class WaitingLines:
         self._fairness = fairness
         self.flow_of = flow_of
         self._places_of = places_of
-        self._lines: dict[str, dict[str, dict[int, Waiter]]] = {}
+        self._lines: dict[str, dict[str, Line]] = {}
         self._orders: dict[str, FairOrder] = {}
         self._held: Counter[tuple[str, str]] = Counter()
         self._held_by_all: Counter[str] = Counter()
@@ -47,7 +51,10 @@ class WaitingLines:
 
     def by_key(self) -> dict[str, int]:
         """Waiting requests by model."""
-        return {key: sum(map(len, lines.values())) for key, lines in self._lines.items()}
+        return {
+            key: sum(len(same) for line in lines.values() for same in line.values())
+            for key, lines in self._lines.items()
+        }
 
     def keys_waiting(self) -> list[str]:
         """Models that somebody waits for."""
@@ -55,8 +62,7 @@ class WaitingLines:
 
     def has(self, key: str, tenant: str, wants: Hashable) -> bool:
         """Whether somebody of the tenant waits for the same."""
-        line = self._lines.get(key, {}).get(tenant, {})
-        return any(waiter.wants == wants for waiter in line.values())
+        return wants in self._lines.get(key, {}).get(tenant, ())
 
     def asks(self, flow: Flow, now_s: float) -> None:
         """A tenant wants something: from now on it has its share."""
@@ -76,7 +82,7 @@ class WaitingLines:
     def add(self, waiter: Waiter) -> None:
         """Put a request at the end of its line."""
         line = self._lines.setdefault(waiter.key, {}).setdefault(waiter.flow.tenant, {})
-        line[id(waiter)] = waiter
+        line.setdefault(waiter.wants, {})[id(waiter)] = waiter
         self.waiting += 1
         self._by_tenant[waiter.flow.tenant] += 1
 
@@ -84,12 +90,15 @@ class WaitingLines:
         """Take a request out of its line, if it is there."""
         key, tenant = waiter.key, waiter.flow.tenant
         line = self._lines.get(key, {}).get(tenant, {})
-        if line.pop(id(waiter), None) is None:
+        same = line.get(waiter.wants, {})
+        if same.pop(id(waiter), None) is None:
             return
         self.waiting -= 1
         self._by_tenant[tenant] -= 1
         if not self._by_tenant[tenant]:
             del self._by_tenant[tenant]
+        if not same:
+            del line[waiter.wants]
         if not line:
             del self._lines[key][tenant]
             if not self._lines[key]:
@@ -101,14 +110,14 @@ class WaitingLines:
         """The request that is to be tried next, tenants that were refused and futile wants apart."""
         firsts: dict[str, Waiter] = {}
         for tenant, line in self._lines.get(key, {}).items():
-            first = next((waiter for waiter in line.values() if waiter.wants not in futile), None)
-            if first is not None and tenant not in refused:
-                firsts[tenant] = first
+            heads = [next(iter(same.values())) for wants, same in line.items() if wants not in futile]
+            if heads and tenant not in refused:
+                firsts[tenant] = min(heads, key=lambda waiter: waiter.waits_since_s)
         if len(firsts) < 2:
             return next(iter(firsts.values()), None)
-        heads = [Head(flow=first.flow, waits_since_s=first.waits_since_s) for first in firsts.values()]
+        turns = [Head(flow=first.flow, waits_since_s=first.waits_since_s) for first in firsts.values()]
         order = self._orders.setdefault(key, FairOrder())
-        return firsts[order.order(heads, now_s=now_s, config=self._fairness)[0].flow.tenant]
+        return firsts[order.order(turns, now_s=now_s, config=self._fairness)[0].flow.tenant]
 
     def gives_way(self, tenant: str) -> Waiter | None:
         """The request that is dropped for one of the tenant; None if the newcomer itself is too much."""
@@ -116,7 +125,8 @@ class WaitingLines:
         dropped = to_drop(self._by_tenant, tenant)
         if dropped == tenant:
             return None
-        last = (next(reversed(lines[dropped].values())) for lines in self._lines.values() if dropped in lines)
+        lines = [lines[dropped] for lines in self._lines.values() if dropped in lines]
+        last = (next(reversed(same.values())) for line in lines for same in line.values())
         return max(last, key=lambda waiter: waiter.waits_since_s)
 
     def may_take(self, waiter: Waiter, now_s: float) -> bool:
