@@ -96,6 +96,8 @@ class Generation:
                 if not await self._answer_from_cache():
                     await self._answer_from_engines()
         except TimeoutError:
+            if self._responder.ended:
+                return  # the client has it all; only the cache was slow to take it
             self._error = "timed out"
             limit_s = self._core.config.gateway.request_timeout_s
             raise ApiError(status=504, message=f"No answer within {limit_s:.0f} s.", code="timeout") from None

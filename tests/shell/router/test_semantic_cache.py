@@ -182,6 +182,25 @@ async def test_the_leader_that_leaves_is_succeeded(start_cluster):
     await cluster.assert_idle()
 
 
+async def test_a_whole_answer_is_no_failure_because_the_cache_takes_it_late(
+    start_cluster, monkeypatch, caplog
+):
+    cluster = await start_cluster({"gateway": {"request_timeout_s": 0.5}})
+    store = cluster.core.cache.store
+
+    async def late(*arguments, **named):
+        await asyncio.sleep(0.8)
+        await store(*arguments, **named)
+
+    monkeypatch.setattr(cluster.core.cache, "store", late)
+    answer = await cluster.chat(temperature=0)
+    assert answer.status == 200
+    record = await cluster.decision(answer)
+    assert (record["status"], record["error"]) == (200, None)
+    assert not [entry for entry in caplog.records if entry.exc_info]
+    await cluster.until(lambda: cluster.cache._exact.stats().entries == 1)
+
+
 async def test_a_cache_that_is_not_there_costs_nothing(start_cluster):
     cluster = await start_cluster(cache=False)
     assert await twice(cluster, temperature=0) == ("bypass", "bypass")
