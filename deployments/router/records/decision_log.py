@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,11 @@ from deployments.router.adapters.outcomes import without_words
 from deployments.router.records.json_lines import JsonLines
 
 logger = logging.getLogger("tidemill.router.decisions")
+
+_MADE_AT_MS = re.compile(r"d-([0-9a-f]{12})-")
+"""How a decision's id begins: with the Unix time at which its request came."""
+_CLOCK_SLACK_S = 300.0
+"""A clock may have been set back in between."""
 
 
 class DecisionLog:
@@ -84,10 +90,24 @@ class DecisionLog:
 
 def _search(folder: Path, decision_id: str) -> bytes | None:
     needle = b'"decision_id":' + orjson.dumps(decision_id)
-    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in files:
+    made = _MADE_AT_MS.match(decision_id)
+    # Who asks for what never was is not to have every file read: those that were written last before the
+    # decision was made do not hold it.
+    since_s = int(made.group(1), 16) / 1000 - _CLOCK_SLACK_S if made else 0.0
+    written_at_s = {path: _written_at_s(path) for path in folder.glob("*.jsonl")}
+    for path in sorted(written_at_s, key=written_at_s.__getitem__, reverse=True):
+        if written_at_s[path] < since_s:
+            break
         with contextlib.suppress(OSError), path.open("rb") as file:
             for line in file:
                 if needle in line and line.endswith(b"\n"):
                     return line.rstrip(b"\n")
     return None
+
+
+def _written_at_s(path: Path) -> float:
+    """When a file was last written; 0 if it has just been renamed."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,7 +1,9 @@
 """The decision log on disk and in memory: bounded, never in the way, and readable by the replay."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path as FilePath
 
 import pytest
 
@@ -274,3 +276,21 @@ async def test_files_are_written_in_the_background(make_log, tmp_path, monkeypat
         await log.find("d-none")
     assert (tmp_path / "r.jsonl").exists()
     await log.close()
+
+
+async def test_for_a_late_decision_early_files_are_not_read(make_log, tmp_path, monkeypatch):
+    read = []
+    real_open = FilePath.open
+
+    def noted(path, *arguments, **named):
+        read.append(path.name)
+        return real_open(path, *arguments, **named)
+
+    log = make_log()
+    for name, written_at_s in (("early.jsonl", 1_000_000.0), ("late.jsonl", 2_000_000.0)):
+        (tmp_path / name).write_bytes(b'{"decision_id":"d-nobody"}\n')
+        os.utime(tmp_path / name, (written_at_s, written_at_s))
+    monkeypatch.setattr(FilePath, "open", noted)
+    assert await log.find(f"d-{1_500_000_000:012x}-0000000000") is None
+    assert read == ["late.jsonl"]
+    assert await log.find("d-nobody") is not None
