@@ -51,6 +51,8 @@ CACHE_MODEL = "x-tidemill-model"
 """Header of an answer to store: the model that gave it."""
 CACHE_KEY = "x-tidemill-key"
 """Header of an answer to store: the key of the look-up."""
+CACHE_ASKER = "x-tidemill-router"
+"""Header of a request to the cache: the router that asks. Leases of one that falls silent are over."""
 ADAPTER_CONTEXT = "x-tidemill-adapter-x"
 """Header of a request to a replica: the vector that stands for it, from which adapters' utility is learnt
 (`vector_to_header`). Without it the request is only a demand for its adapter."""

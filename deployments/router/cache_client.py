@@ -3,6 +3,7 @@
 The cache can only help: whatever goes wrong with it, the request goes on without it.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -17,6 +18,7 @@ from cluster.config.semantic_cache import SemanticCacheConfig
 from cluster.policy.semantic_cache.identity import SemanticIdentity, outside_the_answer
 from deployments.messages import (
     CACHE_AGE,
+    CACHE_ASKER,
     CACHE_COST,
     CACHE_ENERGY,
     CACHE_ENTRY,
@@ -37,6 +39,7 @@ from deployments.router.wire.requests import ParsedRequest
 logger = logging.getLogger("tidemill.router.cache")
 
 _PURGE_TIMEOUT_S = 30.0
+_SIGN_OF_LIFE_S = 2.0
 _UNTRACED: Mapping[str, str] = {}
 OPT_HEADER = "x-tidemill-cache"
 """Request header: `on` opts in although the answer is not deterministic, `off` opts out."""
@@ -150,10 +153,30 @@ class CacheClient:
         config: SemanticCacheConfig,
         session: Callable[[], aiohttp.ClientSession],
         urls: Callable[[], Sequence[str]],
+        *,
+        router_id: str,
     ) -> None:
         self._config = config
         self._session = session
         self._urls = urls
+        self._named = {CACHE_ASKER: router_id}
+        self._living: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Give signs of life from now on: without them, leases end."""
+        if self._config.enabled and self._config.exact.single_flight_wait_s > 0:
+            self._living = asyncio.create_task(self._live())
+
+    async def close(self) -> None:
+        """Give no more of them."""
+        if self._living is not None:
+            self._living.cancel()
+            await asyncio.gather(self._living, return_exceptions=True)
+
+    async def _live(self) -> None:
+        while True:
+            await asyncio.sleep(_SIGN_OF_LIFE_S)
+            await asyncio.gather(*(self._post(url, "/alive", {}, b"") for url in self._urls()))
 
     async def look_up(
         self,
@@ -221,7 +244,7 @@ class CacheClient:
         async with self._session().post(
             f"{owner}/lookup",
             data=orjson.dumps(query.to_json()),
-            headers={"content-type": "application/json", **trace_headers},
+            headers={"content-type": "application/json", **self._named, **trace_headers},
             timeout=timeout,
         ) as response:
             content = await response.read()
@@ -364,7 +387,7 @@ class CacheClient:
         timeout = aiohttp.ClientTimeout(total=self._config.lookup_timeout_s)
         try:
             async with self._session().post(
-                url + path, data=body, headers=headers, timeout=timeout
+                url + path, data=body, headers={**self._named, **headers}, timeout=timeout
             ) as response:
                 if response.status >= 400:
                     logger.warning("cache %s: %d %s", path, response.status, (await response.read())[:200])

@@ -110,6 +110,7 @@ class RouterCore:
             config.semantic_cache,
             lambda: self.upstream.session,
             lambda: self.picture.service_urls(SEMANTIC_CACHE),
+            router_id=router_id,
         )
         # Only ties and jitter hang on it; what it gave is in the decision log.
         self._chance = random.Random(secrets.randbits(64))  # noqa: S311
@@ -196,6 +197,7 @@ class RouterCore:
         if self.tenants is not None:
             await self.tenants.start()
         self.request_log.start()
+        self.cache.start()
         if self.learning is not None:
             self.learning.start()
         if self.adapters is not None:
@@ -209,6 +211,7 @@ class RouterCore:
             await self.adapters.close()
         if self.tenants is not None:
             await self.tenants.close()
+        await self.cache.close()
         await self.upstream.close()
         await self.decisions.close()
         await self.request_log.close()

@@ -46,6 +46,13 @@ async def read_body(request: Request, *, bytes_max: int) -> bytes:
     return b"".join(chunks)
 
 
+async def departure(request: Request) -> None:
+    """Returns when the client has gone."""
+    # After the body, the only message left is the one that says the client has gone.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def read_object(request: Request, *, bytes_max: int) -> dict[str, Any]:
     """The body as a JSON object.
 

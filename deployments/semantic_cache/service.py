@@ -8,9 +8,8 @@ taking the lease.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import orjson
@@ -27,6 +26,7 @@ from cluster.policy.semantic_cache.tier import SemanticQuery
 from deployments.encoder.encoder import Encoder, EncoderBusyError
 from deployments.messages import (
     CACHE_AGE,
+    CACHE_ASKER,
     CACHE_ENTRY,
     CACHE_KEY,
     CACHE_LEASE,
@@ -39,6 +39,7 @@ from deployments.messages import (
     CacheQuery,
     TextSignals,
 )
+from deployments.semantic_cache.askers import Askers
 from deployments.semantic_cache.documents import Documents
 from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
 from deployments.semantic_cache.errors import (
@@ -54,6 +55,7 @@ from deployments.semantic_cache.near import NearHit, NearMatches
 from deployments.semantic_cache.requests import (
     EntryScope,
     cache_query,
+    departure,
     entry_key,
     inspect_query,
     purge_scope,
@@ -100,6 +102,7 @@ class CacheService:
         self._body_bytes_max = body_bytes_max
         self._exact = ExactTier(config.exact)
         self._flights = SingleFlight(config.exact)
+        self._askers = Askers(now)
         self._encoder = Encoder(config.encoder)
         self._reader = TextReader(self._encoder) if reads_texts or config.semantic.enabled else None
         self._near: NearMatches | None = None
@@ -111,6 +114,7 @@ class CacheService:
                 Route("/lookup", self._lookup, methods=["POST"]),
                 Route("/store", self._store, methods=["POST"]),
                 Route("/release", self._release, methods=["POST"]),
+                Route("/alive", self._alive, methods=["POST"]),
                 Route("/purge", self._purge, methods=["POST"]),
                 Route("/inspect", self._inspect, methods=["POST"]),
                 Route("/text-signals", self._text_signals, methods=["POST"]),
@@ -152,6 +156,7 @@ class CacheService:
         await self._encoder.close()
 
     async def _lookup(self, request: Request) -> Response:
+        self._hear(request)
         query = cache_query(await read_object(request, bytes_max=self._body_bytes_max))
         key = EntryKey(tenant=query.tenant, model=query.model, key=query.key)
         entry = self._exact.get(key, now_s=self._now())
@@ -168,20 +173,16 @@ class CacheService:
             if near is not None:
                 return self._near_hit(near)
         read = None if signals is None or query.text_signals_wait_s == 0 else signals.to_header()
-        return await self._flown(key, query, read, gone=_departure(request))
+        return await self._flown(key, query, read, request)
 
-    async def _flown(
-        self, key: EntryKey, query: CacheQuery, read: str | None, *, gone: Coroutine[Any, Any, None]
-    ) -> Response:
+    async def _flown(self, key: EntryKey, query: CacheQuery, read: str | None, request: Request) -> Response:
         """The miss, or what somebody else computes meanwhile."""
         if query.single_flight and not query.waits and self._flights.is_led(key):
-            gone.close()
             return Response(status_code=204, headers={CACHE_OUTCOME: "wait"})
-        turn = self._flights.ask(key) if query.single_flight else None
+        turn = self._flights.ask(key, request.headers.get(CACHE_ASKER, "")) if query.single_flight else None
         if not isinstance(turn, Waiter):
-            gone.close()
             return self._miss(turn, read)
-        outcome = await self._flights.wait(turn, gone=gone)
+        outcome = await self._flights.wait(turn, gone=departure(request))
         if isinstance(outcome, Entry):
             return self._hit(outcome, LookupOutcome.SHARED)
         return self._miss(outcome, read)
@@ -264,6 +265,15 @@ class CacheService:
             raise ApiError(f"the header {CACHE_LEASE} is missing", param=CACHE_LEASE, code="invalid_value")
         self._flights.release(token)
         return Response(status_code=204)
+
+    async def _alive(self, request: Request) -> Response:
+        self._hear(request)
+        return Response(status_code=204)
+
+    def _hear(self, request: Request) -> None:
+        """A router lives; what those were computing that do not, somebody who waits computes now."""
+        if self._askers.heard(request.headers.get(CACHE_ASKER, "")):
+            self._flights.release_of(self._askers.silent)
 
     async def _purge(self, request: Request) -> Response:
         scope = purge_scope(await read_object(request, bytes_max=self._body_bytes_max))
@@ -386,9 +396,3 @@ def _content_type(request: Request) -> str:
             code="invalid_value",
         )
     return content_type
-
-
-async def _departure(request: Request) -> None:
-    # After the body, the only message left is the one that says the client has gone.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

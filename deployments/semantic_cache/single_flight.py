@@ -10,7 +10,7 @@ lease nothing else can run, so two askers never both lead.
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class Lease:
 
     token: str
     key: EntryKey
+    holder: str = ""
+    """The router that computes; empty if it did not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,6 +37,8 @@ class Waiter:
     """One asker who waits for another one's answer."""
 
     key: EntryKey
+    holder: str
+    """The router that asks."""
     outcome: "asyncio.Future[Entry | Lease | None]"
 
 
@@ -81,8 +85,12 @@ class SingleFlight:
         self._expired = 0
         self._turned_away = 0
 
-    def ask(self, key: EntryKey) -> Lease | Waiter | None:
+    def ask(self, key: EntryKey, holder: str = "") -> Lease | Waiter | None:
         """What an asker without an answer is to do.
+
+        Args:
+            key: What is asked.
+            holder: The router that asks.
 
         Returns:
             A lease to compute for everybody, a waiter to hand to `wait`, or None to compute alone.
@@ -94,13 +102,13 @@ class SingleFlight:
             if len(self._grants) >= self._config.entries_max:
                 self._turned_away += 1
                 return None
-            lease = self._grant(key)
+            lease = self._grant(key, holder)
             self._flights[key] = _Flight(lease=lease)
             return lease
         if self._waiters >= self._config.single_flight_waiters_max:
             self._turned_away += 1
             return None
-        waiter = Waiter(key=key, outcome=asyncio.get_running_loop().create_future())
+        waiter = Waiter(key=key, holder=holder, outcome=asyncio.get_running_loop().create_future())
         flight.waiters[waiter] = None
         self._waiters += 1
         return waiter
@@ -181,6 +189,20 @@ class SingleFlight:
             self._succeed(grant.lease.key)
         return True
 
+    def release_of(self, silent: Callable[[str], bool]) -> int:
+        """Gives back the leases of routers that are gone.
+
+        Args:
+            silent: Tells which those are.
+
+        Returns:
+            How many leases they held.
+        """
+        gone = [token for token, grant in self._grants.items() if silent(grant.lease.holder)]
+        for token in gone:
+            self.release(token)
+        return len(gone)
+
     def void(self, tenant: str | None, model: str | None) -> int:
         """After a purge: answers that are being computed now must neither be stored nor served to who waits.
 
@@ -215,8 +237,8 @@ class SingleFlight:
         for token in list(self._grants):
             self._revoke(token)
 
-    def _grant(self, key: EntryKey) -> Lease:
-        lease = Lease(token=secrets.token_hex(16), key=key)
+    def _grant(self, key: EntryKey, holder: str) -> Lease:
+        lease = Lease(token=secrets.token_hex(16), key=key, holder=holder)
         timer = asyncio.get_running_loop().call_later(self._config.lease_s, self._run_out, lease.token)
         self._grants[lease.token] = _Grant(lease=lease, timer=timer)
         return lease
@@ -240,7 +262,7 @@ class SingleFlight:
         del flight.waiters[successor]
         self._waiters -= 1
         self._promoted += 1
-        flight.lease = self._grant(key)
+        flight.lease = self._grant(key, successor.holder)
         successor.outcome.set_result(flight.lease)
 
     def _leave(self, waiter: Waiter) -> None:

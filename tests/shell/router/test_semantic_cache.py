@@ -6,6 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
+from deployments.router import cache_client
+
 TURNS = [{"role": "user", "content": "hello"}]
 BODIES: dict[str, Any] = {
     "/v1/chat/completions": {"messages": TURNS},
@@ -243,3 +245,9 @@ async def test_a_purge_is_heard(cluster, given):
     wrong = await cluster.post("/admin/cache/purge", {"modell": "sim"}, authorization=key)
     assert wrong.status == 400
     assert (await cluster.post("/admin/cache/purge", {}, authorization="Bearer no")).status == 401
+
+
+async def test_a_router_gives_signs_of_life_without_being_asked_anything(start_cluster, monkeypatch):
+    monkeypatch.setattr(cache_client, "_SIGN_OF_LIFE_S", 0.02)
+    cluster = await start_cluster()
+    await cluster.until(lambda: not cluster.cache._askers.silent("r"))

@@ -13,7 +13,7 @@ from cluster.config.semantic_cache import (
     ExactTierConfig,
     SemanticCacheConfig,
 )
-from deployments.messages import CACHE_AGE, CACHE_LEASE, CACHE_OUTCOME, CACHE_TIER, CacheQuery
+from deployments.messages import CACHE_AGE, CACHE_ASKER, CACHE_LEASE, CACHE_OUTCOME, CACHE_TIER, CacheQuery
 from deployments.semantic_cache.service import (
     CACHE_KEY,
     CACHE_MODEL,
@@ -63,6 +63,36 @@ async def the_one_that_is_answered(asked):
         await asyncio.sleep(0)
     (answered,) = [task for task in asked if task.done()]
     return answered
+
+
+async def test_nobody_waits_for_a_router_that_has_fallen_silent(cache):
+    def asks(router):
+        return cache.client.post("/lookup", json=query(), headers={CACHE_ASKER: router})
+
+    first = await asks("dead")
+    waiting = asyncio.create_task(asks("alive"))
+    await lookups_waiting(cache, 1)
+    for passed_s in (2, 2, 1.9):
+        cache.clock.now_s += passed_s
+        await cache.client.post("/alive", headers={CACHE_ASKER: "alive"})
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    cache.clock.now_s += 2
+    await cache.client.post("/alive", headers={CACHE_ASKER: "alive"})
+    promoted = await waiting
+    assert promoted.headers[CACHE_OUTCOME] == "miss"
+    assert promoted.headers[CACHE_LEASE] not in ("", first.headers[CACHE_LEASE])
+
+
+async def test_who_gives_signs_of_life_keeps_the_lease_and_who_gives_no_name_as_well(cache):
+    for router in ("slow", ""):
+        named = {CACHE_ASKER: router} if router else {}
+        await cache.client.post("/lookup", json=query(key=f"{len(router):064x}"), headers=named)
+    for _ in range(5):
+        cache.clock.now_s += 5
+        for router in ("slow", "other"):
+            await cache.client.post("/alive", headers={CACHE_ASKER: router})
+    assert (await cache.client.get("/stats")).json()["single_flight"]["leases"] == 2
 
 
 async def test_miss_store_hit(cache):
