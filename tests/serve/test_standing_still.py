@@ -34,7 +34,7 @@ class Standing:
 
 @pytest.fixture(scope="module", autouse=True)
 def head() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     for process in _processes("Standing") + _processes("FleetDirectory"):
         process.kill()
