@@ -80,7 +80,7 @@ class ParsedRequest:
 
         Without it, how fast a prompt is computed tells whether another tenant has sent the same one.
         """
-        if not isinstance(self.body.get("cache_salt", ""), str):
+        if not isinstance(self.body.get("cache_salt"), str | None):
             return self  # the engine says what is wrong with it
         salt = hashlib.sha256(orjson.dumps([tenant, self.cache_salt])).hexdigest()[:32]
         return replace(self, body={**self.body, "cache_salt": salt})

@@ -122,6 +122,12 @@ def test_a_tenants_prefix_cache_is_salted_by_tenant_and_by_what_the_client_says(
     assert prefill_body(plain.apart_from_other_tenants("mill"))["cache_salt"] in sent
 
 
+def test_no_salt_said_aloud_keeps_tenants_apart_as_well(parsed):
+    silent, aloud = parsed(CHAT, BODIES[CHAT]), parsed(CHAT, {**BODIES[CHAT], "cache_salt": None})
+    salt = aloud.apart_from_other_tenants("mill").cache_salt
+    assert salt == silent.apart_from_other_tenants("mill").cache_salt != ""
+
+
 def test_a_salt_that_engines_refuse_is_left_for_them_to_refuse(parsed):
     request = parsed(CHAT, {**BODIES[CHAT], "cache_salt": 7})
     assert request.apart_from_other_tenants("mill").body["cache_salt"] == 7
