@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -40,6 +40,27 @@ class Reporter(Protocol):
 
     def error(self, message: str, details: tuple[str, ...] = ()) -> None:
         """Why the command gives up."""
+
+
+class Enduring:
+    """A stream to a reader who may have gone, which must keep no command from cleaning up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with contextlib.suppress(OSError, ValueError):  # a broken pipe, a terminal that is gone
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class JsonReporter:
@@ -144,8 +165,9 @@ class TerminalReporter:
 
 def reporter_for(*, json_events: bool) -> Reporter:
     """The reporter that fits how the command was called."""
+    out, errors = cast("TextIO", Enduring(sys.stdout)), cast("TextIO", Enduring(sys.stderr))
     if json_events:
-        return JsonReporter(sys.stdout)
+        return JsonReporter(out)
     if sys.stdout.isatty():
-        return TerminalReporter(Console(), Console(stderr=True))
-    return PlainReporter(sys.stdout, sys.stderr)
+        return TerminalReporter(Console(file=out), Console(file=errors))
+    return PlainReporter(out, errors)

@@ -1,5 +1,6 @@
 """What is typed wrongly, or when nothing runs, ends in one line and the right status; no tracebacks."""
 
+import io
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from deployments.engine.weights import WeightsError
 from operators.cli import up as up_module
 from operators.cli.app import app
 from operators.cli.chat import Conversation, deltas
-from operators.cli.console import CliError, JsonReporter, PlainReporter
+from operators.cli.console import CliError, JsonReporter, PlainReporter, reporter_for
 from operators.cli.deployment import gateway_base_url
 from operators.cli.gateway_client import refusal
 from operators.cli.state import load_state
@@ -134,6 +135,30 @@ def test_reporters_say_what_is_done_and_what_failed(capsys: pytest.CaptureFixtur
         "text": "tidemill is ready: u",
         "url": "u",
     }
+
+
+class _Gone(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(text)
+
+    def flush(self):
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("json_events", [True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_reader_who_has_gone_keeps_no_command_from_cleaning_up(monkeypatch, json_events, terminal):
+    gone = _Gone()
+    monkeypatch.setattr(gone, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", gone)
+    monkeypatch.setattr(sys, "stderr", gone)
+    with pytest.raises(BrokenPipeError):
+        gone.write("what is lost")
+    reporter = reporter_for(json_events=json_events)
+    with reporter.step("starting Ray"):
+        reporter.note("stopping")
+    reporter.error("it failed", ("why",))
+    reporter.event("stopped", "stopped")
 
 
 def test_fleet_table_has_a_row_per_replica_in_pool_order() -> None:
