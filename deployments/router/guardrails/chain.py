@@ -24,6 +24,7 @@ from deployments.router.guardrails.text import (
     ends,
     request_slots,
     rest_event,
+    without_tokens,
 )
 from deployments.router.wire.errors import ApiError
 from deployments.router.wire.requests import ParsedRequest
@@ -99,12 +100,15 @@ class Guardrails:
         return Guarded(request=request, reasons=tuple(reasons))
 
     async def answer(self, answer: Any, reasons: list[Reason]) -> bool:
-        """Let the chain see a whole answer, changed in place. True if it was.
+        """Let the chain see a whole answer, changed in place, then without its tokens. True if it was.
 
         Raises:
             ApiError: 400 if it is refused, 503 if a guardrail failed that must not.
         """
-        return await self._pass(answer_slots(answer), "answer", reasons)
+        changed = await self._pass(answer_slots(answer), "answer", reasons)
+        if changed:
+            without_tokens(answer)
+        return changed
 
     async def _pass(self, slots: list[Slot], stage: str, reasons: list[Reason]) -> bool:
         changed = False
@@ -263,6 +267,7 @@ class _GuardedStream:
             content = orjson.loads(lines[place][6:])
         except orjson.JSONDecodeError:
             return event + b"\n\n"
+        without_tokens(content)  # they would come before it is known what is to be hidden
         before = self._before_end(content)
         for delta in deltas(content, self._surface):
             delta.slot.put(self._filtered(delta.stream, delta.slot.text, last=delta.last))

@@ -103,6 +103,22 @@ def answer_slots(answer: Any) -> list[Slot]:
     return slots
 
 
+def without_tokens(answer: Any) -> None:
+    """Take out of an answer or event what tells its texts once more, token by token."""
+    if not isinstance(answer, dict):
+        return
+    for choice in answer.get("choices") or ():
+        if isinstance(choice, dict):
+            choice |= {key: None for key in ("logprobs", "token_ids") if choice.get(key)}
+    response = answer.get("response")
+    items = [answer.get("item"), *(answer.get("output") or ())]
+    items += (response.get("output") or ()) if isinstance(response, dict) else ()
+    parts = [part for item in items if isinstance(item, dict) for part in item.get("content") or ()]
+    for holder in (answer, answer.get("part"), *parts):
+        if isinstance(holder, dict) and holder.get("logprobs"):
+            holder["logprobs"] = []
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of a text in an event."""

@@ -151,6 +151,46 @@ async def test_in_a_stream_matches_across_pieces_are_hidden(start_cluster, given
     assert "guardrail_changed" in (await cluster.decision(answer))["reasons"]
 
 
+async def test_what_is_hidden_does_not_come_as_tokens_all_the_same(start_cluster, given):
+    told = {"content": [{"token": SECRET, "logprob": -0.1, "top_logprobs": []}]}
+    answer = whole(SECRET)
+    answer["choices"][0] |= {"logprobs": told, "token_ids": [1, 2]}
+    app, _ = recording(answer)
+    cluster = await start_cluster(chain(PII), stand_ins=everywhere(app))
+    found = await cluster.chat(logprobs=True)
+    assert found.json["choices"][0]["message"]["content"] == HIDDEN
+    assert MAIL not in found.content.decode()
+    assert found.json["choices"][0]["token_ids"] is None
+    event = {"index": 0, "delta": {"content": SECRET}, "logprobs": told, "finish_reason": "stop"}
+    stream = b"data: " + orjson.dumps({"choices": [event]}) + b"\n\ndata: [DONE]\n\n"
+    cluster.engines["decode-0"].counting.app = given.engine_that(stream)
+    cluster.remove("decode-1")
+    found = await cluster.chat(logprobs=True, stream=True)
+    assert said(found) == HIDDEN
+    assert MAIL not in found.content.decode()
+    part = {"type": "output_text", "text": SECRET, "annotations": [], "logprobs": told["content"]}
+    item = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    response = {"id": "r", "object": "response", "status": "completed", "output": [item]}
+    delta = {
+        "type": "response.output_text.delta",
+        "item_id": "m",
+        "delta": SECRET,
+        "logprobs": part["logprobs"],
+    }
+    done = {"type": "response.output_text.done", "item_id": "m", "text": SECRET, "logprobs": part["logprobs"]}
+    ended = {"type": "response.completed", "response": response}
+    stream = b"".join(
+        b"event: " + event["type"].encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
+        for event in (delta, done, ended)
+    )
+    cluster.engines["decode-0"].counting.app = given.engine_that(stream)
+    body = {"model": "sim", "input": "hello", "stream": True}
+    found = await cluster.post("/v1/responses", body)
+    assert found.status == 200
+    assert MAIL not in found.content.decode()
+    assert found.content.decode().count("[EMAIL] or [SSN]") == 3
+
+
 async def test_words_of_a_stream_are_not_kept_back_until_its_end(start_cluster, given):
     events = chat_events("The tide turns the wheel and", 4)
     stand_in = given.engine_that(
