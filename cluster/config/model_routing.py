@@ -252,7 +252,9 @@ class ModelRoutingConfig(Section):
     """Which policy chooses."""
 
     default: Name | None = None
-    """Model where no rule applies and nothing was learnt; None for the first one configured."""
+    """Model where no rule applies; None for the first one configured. With a learning policy: the model that
+    answers where less than a tenth of the answers are judged, as long as the model that scores highest has
+    fewer than `trial_answers` of them; None for all evenly and, when they were tried, the score."""
 
     rules: tuple[RuleConfig, ...] = Field(default=(), max_length=64)
     """`static`: the first rule that fits a request names its model."""
@@ -273,7 +275,7 @@ class ModelRoutingConfig(Section):
     trial_share: float = Field(default=0.2, ge=0, le=1)
     """Share of requests that goes to models with fewer than `trial_answers` judged answers, while there are
     any, whatever they score: one bad first answer must not be the last. While the best of all is such a model
-    itself, all requests are shared evenly. 0 for no trials."""
+    itself, the others are shared evenly (but see `default`). 0 for no trials."""
 
     trial_answers: int = Field(default=16, ge=0)
     """Judged answers after which a model has been tried."""

@@ -88,6 +88,7 @@ class Reason(StrEnum):
     CATEGORY_UNCERTAIN = "category_uncertain"
     HIGHEST_SCORE = "highest_score"
     EXPLORED = "explored"
+    LITTLE_KNOWN = "little_known"
     BUDGET_TIGHT = "budget_tight"
     MODEL_UNUSABLE = "model_unusable"
     MODEL_FALLBACK = "model_fallback"

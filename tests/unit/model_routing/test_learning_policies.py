@@ -13,6 +13,7 @@ from cluster.policy.routing.models.needs_model import NeedsModel
 from cluster.policy.routing.models.usage import Usage, needs, with_outcome
 from tests.unit.model_routing.world import (
     CATEGORIES,
+    COST_USD,
     MODELS,
     World,
     candidates,
@@ -132,6 +133,26 @@ def test_nobody_leads_before_it_was_tried():
     then = routed.choose(signals(), candidates(), state, now_s=0.0, draw=0.0)
     assert then.propensities["cheap"] < 0.1
     assert then.propensities["middle"] == pytest.approx(then.propensities["dear"])
+
+
+def test_the_default_model_answers_where_nobody_judges():
+    routed = policy("linucb", default="dear", exploration_share=0.0, trial_answers=2)
+    state = routed.initial()
+    fresh = routed.choose(signals(), candidates(), state, now_s=0.0, draw=0.5)
+    assert fresh.propensities == pytest.approx({"cheap": 0.2 / 3, "middle": 0.2 / 3, "dear": 0.8 + 0.2 / 3})
+    assert fresh.reasons == (Reason.LITTLE_KNOWN,)
+    for model in MODELS * 20:
+        state = routed.learn(state, outcome(model, cost_usd=COST_USD[model]), now_s=0.0)
+    unjudged = routed.choose(signals(), candidates(), state, now_s=0.0, draw=0.5)
+    assert unjudged.propensities["dear"] == 1.0
+    gone = routed.choose(signals(), candidates("cheap", "middle"), state, now_s=0.0, draw=0.5)
+    assert gone.propensities["cheap"] == 1.0
+    for _ in range(3):
+        for model in MODELS:
+            state = routed.learn(state, outcome(model, 0.9, counted=True), now_s=0.0)
+    judged = routed.choose(signals(), candidates(), state, now_s=0.0, draw=0.5)
+    assert judged.propensities["cheap"] == 1.0
+    assert judged.reasons == (Reason.HIGHEST_SCORE,)
 
 
 def test_models_are_asked_evenly_until_they_were_tried():

@@ -36,7 +36,8 @@ Numbers = NDArray[np.float64]
 _DOUBT = 2.0
 """By how much the mean of n answers may mislead: this over the root of n, as a share of it."""
 _UNJUDGED_PER_TRIAL = 10
-"""Where few answers are judged, a trial ends after so many times the answers that should have been."""
+"""Where few answers are judged, less than one of so many, a trial ends after so many times the answers that
+should have been."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,7 @@ class ScoredPolicy(Generic[StateT]):
         self._models_max = config.models_max
         self._trial_share = config.trial_share
         self._trial_answers = config.trial_answers
+        self._default = config.default
         self._pacer = BudgetPacer(config.budgets)
         self._initial = ScoredState(
             scorer=scorer.initial(),
@@ -187,7 +189,7 @@ class ScoredPolicy(Generic[StateT]):
         scores = self._scores(signals.goal, found, need)
         prices = self._pacer.prices(state.pacer, signals.tenant)
         paced = scores - prices.usd * need.cost_usd - prices.j * need.energy_j
-        chances = self._chances(
+        chances, little_known = self._chances(
             tenant=signals.tenant, models=models, state=state, found=found, need=need, paced=paced
         )
         index = drawn(chances, draw)
@@ -197,7 +199,7 @@ class ScoredPolicy(Generic[StateT]):
             version=version,
             scores=dict(zip(models, paced.tolist(), strict=True)),
             propensities=dict(zip(models, chances.tolist(), strict=True)),
-            reasons=_reasons(candidates, scores, chances, index),
+            reasons=_reasons(candidates, scores, chances, index, little_known=little_known),
         )
 
     def expected_quality(
@@ -268,25 +270,45 @@ class ScoredPolicy(Generic[StateT]):
         found: Expected,
         need: Needs,
         paced: Numbers,
-    ) -> Numbers:
-        """The scorer's chances among what is affordable, with the shares for exploration and trials."""
+    ) -> tuple[Numbers, bool]:
+        """The scorer's chances among what is affordable, with the shares for exploration and trials.
+
+        And whether they are not the scorer's, because too little is known of the model that leads.
+        """
         affordable = self._pacer.affordable(state.pacer, tenant, need)
         share = self._scorer.uniform_share(state.scorer)
         share = self._pacer.uniform_share(share, tenant, need, affordable)
         within = Expected(quality=found.quality[affordable], width=found.width[affordable])
         picked = self._scorer.chances(paced[affordable], within)
-        answers = np.array([_answers(model, state.usage) for model in models])
         untried = np.array([self._is_untried(model, state) for model in models])
-        if self._trial_share and untried[affordable][np.argmax(picked)]:
-            # The lead of a model of which little is known means nothing: whoever answered least is next.
-            fewest = answers[affordable] == answers[affordable].min()
-            picked = fewest / fewest.sum()
+        instead = self._instead(int(np.flatnonzero(affordable)[np.argmax(picked)]), models, state, affordable)
+        if instead is not None:
+            picked = instead
         chances = np.zeros(len(models))
         chances[affordable] = with_uniform_share(picked, share)
         if untried.any():
             untried &= self._pacer.affordable(state.pacer, tenant, _at_least(need, models, state.usage))
         trials = self._pacer.trial_shares(self._trial_share, state.pacer, tenant, need=need, untried=untried)
-        return np.asarray((1 - trials.sum()) * chances + trials)
+        return np.asarray((1 - trials.sum()) * chances + trials), instead is not None
+
+    def _instead(
+        self, leading: int, models: Sequence[str], state: ScoredState[StateT], affordable: NDArray[np.bool_]
+    ) -> Numbers | None:
+        """Chances of the affordable models while the lead of one means nothing: little is known of it."""
+        names = [model for model, fits in zip(models, affordable, strict=True) if fits]
+        if not self._trial_share:
+            return None
+        if (
+            self._default in names
+            and state.judged.get(models[leading], 0) < self._trial_answers
+            and _is_seldom_judged(state)
+        ):
+            return np.array([float(name == self._default) for name in names])
+        if self._is_untried(models[leading], state):
+            answers = np.array([_answers(name, state.usage) for name in names])
+            fewest = answers == answers.min()
+            return np.asarray(fewest / fewest.sum())
+        return None
 
     def _is_untried(self, model: str, state: ScoredState[StateT]) -> bool:
         judged = state.judged.get(model, 0)
@@ -325,6 +347,11 @@ class ScoredPolicy(Generic[StateT]):
         )
 
 
+def _is_seldom_judged(state: ScoredState[Any]) -> bool:
+    answers = sum(used.count for used in state.usage.models.values())
+    return _UNJUDGED_PER_TRIAL * sum(state.judged.values()) <= answers
+
+
 def _answers(model: str, usage: Usage) -> int:
     return usage.models[model].count if model in usage.models else 0
 
@@ -352,13 +379,15 @@ def _weights(goals: GoalsConfig, goal: Goal) -> WeightsConfig:
 
 
 def _reasons(
-    candidates: Sequence[ModelCandidate], scores: Numbers, chances: Numbers, index: int
+    candidates: Sequence[ModelCandidate], scores: Numbers, chances: Numbers, index: int, *, little_known: bool
 ) -> tuple[Reason, ...]:
     if len(chances) == 1 and len(candidates) == 1:
         return (Reason.ONLY_CANDIDATE,)
     likeliest = int(np.argmax(chances))
     reasons = [Reason.HIGHEST_SCORE if index == likeliest else Reason.EXPLORED]
-    if likeliest != int(np.argmax(scores)):
+    if little_known:
+        reasons = [Reason.LITTLE_KNOWN]
+    elif likeliest != int(np.argmax(scores)):
         reasons.append(Reason.BUDGET_TIGHT)
     if len(chances) < len(candidates):
         reasons.append(Reason.MODEL_UNUSABLE)
