@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import orjson
+
 from cluster.entities.adapters import AdapterCatalogue
 from cluster.entities.energy import EnergyReading, Meter
 from cluster.entities.fleet import (
@@ -316,8 +318,13 @@ class ToldTokens:
 
     def comment(self) -> bytes:
         """As it stands in the stream."""
-        fields = {name: value for name, value in asdict(self).items() if value not in ((), None)}
-        return _TOKENS_TOLD + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+        # Written for every token.
+        fields: dict[str, Any] = {"made": self.made, "chars": self.chars}
+        if self.prompt:
+            fields["prompt"] = self.prompt
+        if self.finish is not None:
+            fields |= {"finish": self.finish, "stop": self.stop}
+        return _TOKENS_TOLD + orjson.dumps(fields) + b"\n\n"
 
     @classmethod
     def of(cls, event: bytes) -> "ToldTokens | None":
@@ -329,7 +336,7 @@ class ToldTokens:
         if not event.startswith(_TOKENS_TOLD):
             return None
         try:
-            fields: dict[str, Any] = json.loads(event[len(_TOKENS_TOLD) :])
+            fields: dict[str, Any] = orjson.loads(event[len(_TOKENS_TOLD) :])
             prompt, made = tuple(fields.pop("prompt", ())), tuple(fields.pop("made", ()))
             return cls(prompt=prompt, made=made, **fields)
         except (TypeError, AttributeError) as error:
