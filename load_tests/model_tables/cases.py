@@ -176,6 +176,7 @@ def _budgets(
                     **{f"budget_{unit}": budget},
                     spent_over_budget=spent / budget,
                     **_against_single(trial, costs, spent, float(result.quality.mean())),
+                    **_bounds(trial, costs, budget),
                 )
 
 
@@ -186,6 +187,27 @@ def _against_single(trial: Trial, costs: Numbers, spent: float, quality: float) 
         return {"quality_over_cheaper_single": quality, "dominated": 0}
     best = float(trial.test.quality.mean(axis=0)[affordable].max())
     return {"quality_over_cheaper_single": quality - best, "dominated": int(quality < best)}
+
+
+def _bounds(trial: Trial, costs: Numbers, budget: float) -> Row:
+    """What can be had without looking at prompts, and what every try of the cheapest model takes from it.
+
+    Where the loss is larger than the gain, who starts from nothing is dominated after a few tries.
+    """
+    cost, quality = costs.mean(axis=0), trial.test.quality.mean(axis=0)
+    within = cost <= budget
+    if not within.any():
+        return {}
+    single, best = float(quality[within].max()), 0.0
+    for cheaper in np.flatnonzero(within):
+        for dearer in np.flatnonzero(~within):
+            share = (budget - cost[cheaper]) / (cost[dearer] - cost[cheaper])
+            best = max(best, float(quality[cheaper] + share * (quality[dearer] - quality[cheaper])))
+    lost = (single - float(quality[np.argmin(cost)])) / len(trial.test)
+    return {
+        "two_models_mixed_over_cheaper_single": max(best - single, 0.0),
+        "lost_by_a_try_of_the_cheapest": lost,
+    }
 
 
 def row(trial: Trial, case: str, policy: str, result: Played, **more: Any) -> Row:
