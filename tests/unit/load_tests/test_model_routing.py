@@ -147,7 +147,7 @@ def test_budget_rows_say_what_was_spent_and_whether_one_model_was_better(tmp_pat
     assert {row["start"] for row in rows} == {"cold", "warm"}
     for row in rows:
         assert row["spent_over_budget"] == pytest.approx(row["cost_usd"] / row["budget_usd"])
-        # the table's dearest model is its best, so that mixing it in always gains, and a try of the worst loses
+        # this table's dearest model is its best, so that mixing it in always gains
         assert row["two_models_mixed_over_cheaper_single"] > 0
         assert row["lost_by_a_try_of_the_cheapest"] >= 0
         assert row["dominated"] == (row["quality_over_cheaper_single"] < 0)
