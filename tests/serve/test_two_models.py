@@ -195,7 +195,7 @@ def test_feedback_moves_each_kind_of_question_to_the_model_that_answers_it(two: 
     assert {a.model for a in learnt} == {_GENERAL, _SUMS}, "auto chooses among both"
     assert _share(after, "sum", _SUMS) >= 0.8, shares
     assert _share(after, "fact", _GENERAL) >= 0.8, shares
-    assert _share(after, "sum", _SUMS) - _share(before, "sum", _SUMS) >= 0.1, shares  # before, it is chance
+    assert _share(after, "sum", _SUMS) - _share(before, "sum", _SUMS) >= 0.3, shares
     right_before = sum(a.reward for a in before) / len(before)
     right_after = sum(a.reward for a in after) / len(after)
     assert right_after >= right_before + 0.1, (right_before, right_after)
