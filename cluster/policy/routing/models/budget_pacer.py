@@ -150,7 +150,7 @@ class BudgetPacer:
     ) -> Numbers:
         """Of the share for trials, what each model about which little is known gets.
 
-        All of its part where savings pay for an answer, else no more than a part of the budget pays for.
+        An equal part where savings pay for an answer, else no more than a share of the budget pays for.
         """
         parts = np.where(untried, share / max(int(untried.sum()), 1), 0.0)
         for payer, budget in self._budgets(tenant):
@@ -160,9 +160,8 @@ class BudgetPacer:
                 (budget.j_per_request, account.saved_j, need.energy_j),
             ):
                 if limit is not None:
-                    affords = _TRIAL_BUDGET_SHARE * limit / max(int(untried.sum()), 1)
                     short = untried & (cost > limit + max(saved, 0.0))
-                    parts[short] = np.minimum(parts[short], affords / cost[short])
+                    parts[short] = np.minimum(parts[short], _TRIAL_BUDGET_SHARE * limit / cost[short])
         return parts
 
     def learn(
