@@ -18,7 +18,13 @@ from deployments.router.pages.admin import Admin
 from deployments.router.pages.status_page import EVENTS_PATH, StatusPage
 from deployments.router.passthrough import Passthrough
 from deployments.router.visit import Visit
-from deployments.router.wire.errors import ApiError, body_too_large, body_too_slow, headers_too_large
+from deployments.router.wire.errors import (
+    ApiError,
+    body_too_large,
+    body_too_slow,
+    headers_too_large,
+    wrong_media_type,
+)
 from deployments.router.wire.requests import ParsedRequest, parse
 from deployments.router.wire.responder import Receive, Responder, Scope, Send
 
@@ -87,7 +93,7 @@ class RouterApp:
             if method != "POST":
                 raise _wrong_method(path, "POST")
             identify(self._core, headers)
-            await feedback.answer(self._core, await self._body(headers, receive), responder)
+            await feedback.answer(self._core, await self._json_body(headers, receive), responder)
         elif path in self._gets or path == "/v1/models" or path.startswith("/v1/models/"):
             if method not in ("GET", "HEAD"):
                 raise _wrong_method(path, "GET")
@@ -125,7 +131,7 @@ class RouterApp:
         tenant = tenant_name(caller, headers)
         if surface.generates:
             self._core.queue.check(tenant)
-        raw = await self._body(headers, receive)
+        raw = await self._json_body(headers, receive)
         if surface is Surface.EMBEDDINGS:
             check_model(self._core, caller, self._core.config.semantic_cache.encoder.model)
             async with admitted(self._core, caller, responder):
@@ -179,6 +185,17 @@ class RouterApp:
             # Answered here, so that the record has the status that the client got.
             self._core.metrics.turned_away(error.reason)
             await responder.error(error, surface)
+
+    async def _json_body(self, headers: dict[str, str], receive: Receive) -> bytes:
+        """The body of what must be said to be JSON, as to OpenAI and vLLM.
+
+        Browsers let any page send other types anywhere, a gateway on this machine included; for this one they
+        ask first, and nobody answers them.
+        """
+        kind = headers.get("content-type", "")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            raise wrong_media_type(kind)
+        return await self._body(headers, receive)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
         limit = self._core.config.gateway.body_bytes_max

@@ -62,6 +62,13 @@ def body_too_large(limit_bytes: int) -> ApiError:
     return ApiError(status=413, message=message, code="request_too_large")
 
 
+def wrong_media_type(kind: str) -> ApiError:
+    """415."""
+    sent = f"not {kind!r}" if kind else "and the request names none"
+    message = f"The body's content type must be application/json, {sent}."
+    return ApiError(status=415, message=message, code="unsupported_media_type")
+
+
 def headers_too_large(limit_bytes: int) -> ApiError:
     """431."""
     message = f"The request's headers are larger than {limit_bytes} bytes."

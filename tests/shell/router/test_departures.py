@@ -92,7 +92,8 @@ async def test_leaving_while_another_computes_the_same_gives_the_place_up(start_
 
 async def test_leaving_in_the_middle_of_the_body(cluster):
     reader, writer = await asyncio.open_connection("127.0.0.1", int(cluster.url.rsplit(":", 1)[1]))
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+    writer.write(b"content-length: 1000\r\n\r\n{")
     await writer.drain()
     writer.close()
     await cluster.assert_idle()

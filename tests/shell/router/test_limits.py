@@ -91,7 +91,8 @@ async def in_one_instant(cluster, count):
                 statuses.append(message["status"])
                 in_flight.append(cluster.core.queue.in_flight)
 
-        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
         await app(scope, receive, send)
 
     await asyncio.gather(*(ask(number) for number in range(count)))
@@ -208,6 +209,21 @@ async def test_a_slow_stream_ends_with_an_error_event(start_cluster):
     await cluster.assert_idle()
 
 
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/tokenize", "/v1/feedback"])
+async def test_what_any_page_in_a_browser_may_send_is_refused(cluster, path, kind):
+    body = b'{"model":"sim","messages":[{"role":"user","content":"hi"}]}'
+    answer = await cluster.post(path, body, content_type=kind)
+    assert answer.status == 415
+    assert "application/json" in answer.json["error"]["message"]
+    assert cluster.engine_requests == 0
+    said = await cluster.post("/v1/chat/completions", body, content_type="Application/JSON; charset=utf-8")
+    assert said.status == 200
+
+
 async def chunks(size):
     """A body of unknown length."""
     for _ in range(size // 1000):
@@ -218,7 +234,7 @@ async def chunks(size):
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_beyond_the_bound_is_a_413(cluster, path, declared):
     data = b" " * 70_000 if declared else chunks(70_000)
-    async with cluster.http.post(cluster.url + path, data=data) as response:
+    async with cluster.http.post(cluster.url + path, data=data, headers=JSON) as response:
         assert response.status == 413
         error = (await response.json())["error"]
     assert "65536 bytes" in error["message"]
@@ -240,7 +256,9 @@ async def test_an_endless_body_is_cut_off(cluster):
             await asyncio.sleep(0)
 
     async def send():
-        async with cluster.http.post(f"{cluster.url}/v1/completions", data=endless()) as response:
+        async with cluster.http.post(
+            f"{cluster.url}/v1/completions", data=endless(), headers=JSON
+        ) as response:
             return response.status
 
     try:

@@ -52,7 +52,8 @@ async def test_a_client_that_takes_nothing_is_left(start_cluster, given):
     loop = asyncio.get_running_loop()
     await loop.sock_connect(lazy, (host, int(port)))
     body = orjson.dumps(CHAT)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    fields = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n\r\n"
     await loop.sock_sendall(lazy, head.encode() + body)
     await cluster.until(lambda: cluster.core.queue.in_flight == 1)
     await cluster.until(lambda: cluster.idle, within_s=5.0)
