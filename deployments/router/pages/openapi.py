@@ -78,6 +78,7 @@ _ERRORS = {
     "401": "No key, or one that is not known, where keys are asked for.",
     "404": "There is no such model.",
     "413": "The body is too large.",
+    "415": "The body is not said to be `application/json`.",
     "429": "The queue is full, or a limit is reached.",
     "503": "Nobody can answer now.",
 }
