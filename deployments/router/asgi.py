@@ -240,11 +240,13 @@ async def _unless_client_leaves(
     Raises:
         ClientLeftError: it was gone too early; the work has been cancelled and has cleaned up.
     """
-    watch = _Watch(receive, responder, stall_s)
+    # A task of its own: what it waits for wakes it alone, and not the servers and wrappers above it as well.
+    task = asyncio.ensure_future(work)
+    watch = _Watch(task, receive, responder, stall_s)
     try:
-        await work
+        await task
     except asyncio.CancelledError:
-        if watch.took_back():
+        if watch.client_left:
             raise ClientLeftError from None
         raise
     finally:
@@ -252,15 +254,16 @@ async def _unless_client_leaves(
 
 
 class _Watch:
-    """Cancels the task that made it when its client has left."""
+    """Cancels a task when the client that it works for has left."""
 
-    def __init__(self, receive: Receive, responder: Responder, stall_s: float | None) -> None:
-        self._task = asyncio.current_task()
+    def __init__(
+        self, task: asyncio.Future[None], receive: Receive, responder: Responder, stall_s: float | None
+    ) -> None:
+        self._task = task
         self._responder = responder
         self._stall_s = stall_s
         self._parts_seen = -1
-        self._over = False
-        self._left = False
+        self.client_left = False
         self._receiving = asyncio.ensure_future(_left(receive))
         self._receiving.add_done_callback(self._gone)
         self._timer: asyncio.TimerHandle | None = None
@@ -269,16 +272,9 @@ class _Watch:
 
     def end(self) -> None:
         """The work is over."""
-        self._over = True
         self._receiving.cancel()
         if self._timer is not None:
             self._timer.cancel()
-
-    def took_back(self) -> bool:
-        """Whether the task was cancelled from here; then it counts as not cancelled any more."""
-        if self._left and self._task is not None:
-            self._task.uncancel()
-        return self._left
 
     def _gone(self, receiving: asyncio.Future[None]) -> None:
         if not receiving.cancelled():
@@ -286,8 +282,8 @@ class _Watch:
         self._leave()
 
     def _leave(self) -> None:
-        if self._task is not None and not (self._over or self._left or self._responder.ended):
-            self._left = True
+        if not (self.client_left or self._task.done() or self._responder.ended):
+            self.client_left = True
             self._task.cancel()
 
     def _look(self) -> None:
