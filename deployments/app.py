@@ -21,7 +21,6 @@ from cluster.entities.pool import Role
 from deployments.combined.deployment import Combined
 from deployments.decode.deployment import Decode
 from deployments.directory.actor import NAMESPACE, start_directory
-from deployments.ingress import MIDDLEWARES, MIDDLEWARES_VARIABLE
 from deployments.model_learning.actor import start_learner
 from deployments.prefill.deployment import Prefill
 from deployments.router.core import RouterSettings
@@ -78,11 +77,9 @@ def _rolled(deployment: Any, application: str, rollout: Rollout) -> Any:
     """A deployment with what a rollout asks for."""
     options: dict[str, Any] = {}
     if rollout.runtime_env:
-        own = deployment.ray_actor_options.get("runtime_env", {}).get("env_vars", {})
-        variables = {**rollout.runtime_env.get("env_vars", {}), **own}
         options["ray_actor_options"] = {
             **deployment.ray_actor_options,
-            "runtime_env": {**rollout.runtime_env, **({"env_vars": variables} if variables else {})},
+            "runtime_env": dict(rollout.runtime_env),
         }
     if application in rollout.surging:
         options["max_surge_percent"] = 1  # rounded up: one replica
@@ -137,10 +134,7 @@ def gateway_application(
     gateway = config.gateway
     router = cast("serve.Deployment", Router).options(
         num_replicas=gateway.router_replicas,
-        ray_actor_options={
-            **_light_actor(gateway.router_cpus, gateway.node_labels),
-            "runtime_env": {"env_vars": {MIDDLEWARES_VARIABLE: MIDDLEWARES}},
-        },
+        ray_actor_options=_light_actor(gateway.router_cpus, gateway.node_labels),
         # The router bounds itself and answers 429 in OpenAI's shape; Serve's own bound lies behind that.
         max_ongoing_requests=gateway.max_concurrent_requests + gateway.max_queued_requests + 64,
         graceful_shutdown_timeout_s=gateway.request_timeout_s,

@@ -74,6 +74,8 @@ def cluster_environment(
     }
     defaults = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # What Serve's HTTP servers leave to the router.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.middlewares",
         "RAY_SERVE_HAPROXY_LOG_TARGET": SYSLOG_NOWHERE,
         # The balancer is on this machine and is told at once; no other needs time to notice.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

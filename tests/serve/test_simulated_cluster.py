@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -245,27 +244,6 @@ def test_a_rolling_update_loses_nothing(simulated: Any, application: str) -> Non
     ends = asyncio.run(_storm(simulated, 1000, lambda: _roll_out(simulated, application)))
     assert ends == {"ok": 1000}
     simulated.wait_for("the old version to be gone", lambda: not before & versions(), 90)
-
-
-def test_a_killed_router_takes_no_request_along_that_had_no_answer_yet(simulated: Any) -> None:
-    def ask(number: int) -> tuple[int, bool]:
-        body = _body(f"whole {number}", max_tokens=100)
-        answer = httpx.post(f"{simulated.url}/v1/chat/completions", json=body, timeout=90)
-        said = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else ""
-        return answer.status_code, said == _expected(body, 100)
-
-    def routers() -> list[int]:
-        return [p.pid for p in simulated.processes() if "ServeReplica:gateway:" in " ".join(p.cmdline())]
-
-    assert len(routers()) == 2
-    with ThreadPoolExecutor(32) as clients:
-        asked = [clients.submit(ask, number) for number in range(32)]
-        time.sleep(0.5)
-        killed = routers()[0]
-        os.kill(killed, signal.SIGKILL)
-        assert not any(answer.done() for answer in asked)
-        assert Counter(answer.result() for answer in asked) == {(200, True): 32}
-    simulated.wait_for("another router", lambda: len(set(routers()) - {killed}) == 2, 60)
 
 
 def test_a_killed_decode_replica_costs_nothing(simulated: Any) -> None:
