@@ -31,6 +31,7 @@ from deployments.router.generation import engine_answer, going_on
 from deployments.semantic_cache.service import NOTED_IN_TRACES, CacheService
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from deployments.tracing import TracedApp, tracing_of
+from tests.shell.router.dying import Dying
 from tests.shell.router.little_cluster import ADMIN_KEY, Engine, LittleCluster
 from tests.shell.router.observed import CountingApp
 
@@ -265,3 +266,17 @@ async def cluster(start_cluster: Any) -> LittleCluster:
 def given() -> SimpleNamespace:
     """What tests share with the cluster."""
     return SimpleNamespace(admin_key=ADMIN_KEY, long_prompt=LONG_PROMPT, host=HOST, engine_that=_engine_that)
+
+
+@pytest.fixture
+async def dying(start_cluster):
+    """A cluster of which every decode engine can be told to die."""
+    engines = [Dying(), Dying()]
+    cluster = await start_cluster(
+        {"pools": {"decode": {"engine": {"output_tokens": 8}}}, "semantic_cache": {"enabled": False}},
+        stand_ins={"decode-0": engines[0], "decode-1": engines[1]},
+        draw=0.0,
+    )
+    yield cluster, engines
+    for engine in engines:
+        await engine.aclose()

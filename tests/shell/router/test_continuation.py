@@ -22,20 +22,6 @@ ASKED: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-async def dying(start_cluster):
-    """A cluster of which every decode engine can be told to die."""
-    engines = [Dying(), Dying()]
-    cluster = await start_cluster(
-        {"pools": {"decode": {"engine": {"output_tokens": 8}}}, "semantic_cache": {"enabled": False}},
-        stand_ins={"decode-0": engines[0], "decode-1": engines[1]},
-        draw=0.0,
-    )
-    yield cluster, engines
-    for engine in engines:
-        await engine.aclose()
-
-
 def told(answer: Any) -> list[Any]:
     """The events without what differs from request to request; texts are joined."""
     found: list[Any] = []

@@ -8,8 +8,6 @@ import openai
 import orjson
 import pytest
 
-from tests.shell.router.dying import Dying
-
 PATHS = ["/v1/responses", "/v1/messages"]
 DELTAS = {"response.output_text.delta", "content_block_delta"}
 TURNS: Any = [{"role": "user", "content": "hello"}]
@@ -56,19 +54,6 @@ def told(answer: Any) -> list[Any]:
     for name, kind in names.items():
         written = written.replace(str(name), kind)
     return [text, orjson.loads(written)]
-
-
-@pytest.fixture
-async def dying(start_cluster):
-    engines = [Dying(), Dying()]
-    cluster = await start_cluster(
-        {"pools": {"decode": {"engine": {"output_tokens": 8}}}, "semantic_cache": {"enabled": False}},
-        stand_ins={"decode-0": engines[0], "decode-1": engines[1]},
-        draw=0.0,
-    )
-    yield cluster, engines
-    for engine in engines:
-        await engine.aclose()
 
 
 @pytest.mark.parametrize("path", PATHS)
