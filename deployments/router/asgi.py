@@ -245,7 +245,7 @@ async def _unless_client_leaves(
     watch = _Watch(task, receive, responder, stall_s)
     try:
         await task
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception):  # whatever cleaning up comes to, there is nobody to tell
         if watch.client_left:
             raise ClientLeftError from None
         raise
