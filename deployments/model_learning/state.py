@@ -27,7 +27,7 @@ class FeedbackResult(StrEnum):
     CONFLICTING = "conflicting"
     """Another judgement by the same source: refused, because what was learnt cannot be taken back."""
     UNKNOWN = "unknown"
-    """No such decision, or its window is over."""
+    """No such decision, its window is over, or it was made for another tenant."""
     DAMAGED = "damaged"
     """It holds numbers that are none: one of them in a mean is a mean no longer."""
 
@@ -44,6 +44,12 @@ class Feedback:
     """Which of a source's signals it is; each counts once."""
     at_s: float
     """Unix time."""
+    tenant: str | None = None
+    """Who judges, and may judge its own answers only; None for those who may judge every answer."""
+
+    def concerns(self, tenant: str) -> bool:
+        """Whether an answer that was given to a tenant is this judge's to judge."""
+        return self.tenant in (None, tenant)
 
     @property
     def key(self) -> str:
@@ -103,7 +109,9 @@ class LearnerState:
             known = event.decision_id in self._pending
             return FeedbackResult.REPEATED if known else FeedbackResult.COUNTED
         entry = self._pending.get(event.decision_id)
-        if entry is None or event.at_s - entry.outcome.at_s > self._window_s:
+        if entry is None or not event.concerns(entry.outcome.signals.tenant):
+            return FeedbackResult.UNKNOWN
+        if event.at_s - entry.outcome.at_s > self._window_s:
             return FeedbackResult.UNKNOWN
         before = entry.rewards.get(event.key)
         if before is None:

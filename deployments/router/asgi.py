@@ -92,8 +92,8 @@ class RouterApp:
         elif path == feedback.PATH:
             if method != "POST":
                 raise _wrong_method(path, "POST")
-            identify(self._core, headers)
-            await feedback.answer(self._core, await self._json_body(headers, receive), responder)
+            caller = identify(self._core, headers)
+            await feedback.answer(self._core, await self._json_body(headers, receive), responder, caller)
         elif path in self._gets or path == "/v1/models" or path.startswith("/v1/models/"):
             if method not in ("GET", "HEAD"):
                 raise _wrong_method(path, "GET")

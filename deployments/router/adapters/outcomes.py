@@ -38,6 +38,8 @@ class JudgeableAnswer:
     """An answer of an adapter that judgements may still come for."""
 
     decision_id: str
+    tenant: str
+    """Whose request it answered."""
     model: str
     sha256: str
     """Of the adapter that answered."""
@@ -134,13 +136,13 @@ class AdapterOutcomes:
         self._something.set()
 
     async def judge(self, feedback: Feedback) -> FeedbackResult | None:
-        """Bring one judgement to a node; None if no adapter that was chosen gave this answer.
+        """Bring one judgement to a node; None if no adapter that was chosen gave its tenant this answer.
 
         Raises:
             ApiError: 503, no node takes it.
         """
         answer = self._answers.get(feedback.decision_id) or await self._from_log(feedback.decision_id)
-        if answer is None:
+        if answer is None or not feedback.concerns(answer.tenant):
             return None
         if feedback.at_s - answer.at_s > self._config.feedback_window_s:
             return FeedbackResult.UNKNOWN
@@ -230,6 +232,7 @@ def judgeable(record: DecisionRecord) -> JudgeableAnswer | None:
     elapsed_s = 0.0 if ended_at_s is None else ended_at_s - record.timeline.arrived_at_s
     return JudgeableAnswer(
         decision_id=record.decision_id,
+        tenant=record.signals.tenant,
         model=record.signals.model,
         sha256=sha256,
         x=choice.x,

@@ -2,12 +2,14 @@
 
 import math
 import re
+from dataclasses import replace
 
 import orjson
 
 from cluster.entities.model_routing import FeedbackSource
 from deployments.model_learning.state import Feedback, FeedbackResult
 from deployments.router.core import RouterCore
+from deployments.router.tenants.keys import OPERATOR, Caller
 from deployments.router.wire.errors import ApiError, bad_request
 from deployments.router.wire.responder import Responder
 
@@ -17,8 +19,11 @@ _SOURCES = (FeedbackSource.CALLER, FeedbackSource.JUDGE)
 """Automatic signals are not a caller's to send."""
 
 
-async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
+async def answer(core: RouterCore, raw: bytes, responder: Responder, caller: Caller | None) -> None:
     """Answer one request.
+
+    Ids of decisions stand in logs, so knowing one is not enough: a tenant judges answers to its own requests,
+    and those of others are unknown to it. Whoever holds the admin key judges any; without tenants, everybody.
 
     Raises:
         ApiError: 400 for what is malformed, 404 for what is unknown or over, 409 for a second opinion of
@@ -27,7 +32,7 @@ async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
     if core.learning is None and core.adapters is None:
         message = "No model is chosen here that could be judged: callers name their models (routing.auto)."
         raise ApiError(status=404, message=message, code="model_routing_off")
-    judgement = _parsed(raw, core.wall_s())
+    judgement = replace(_parsed(raw, core.wall_s()), tenant=_judging(caller))
     result = await _judged(core, judgement)
     if result is FeedbackResult.UNKNOWN:
         window_s = core.config.routing.learning.feedback_window_s
@@ -51,6 +56,10 @@ async def answer(core: RouterCore, raw: bytes, responder: Responder) -> None:
         "status": result.value,
     }
     await responder.json(200, content)
+
+
+def _judging(caller: Caller | None) -> str | None:
+    return None if caller is None or caller.tenant == OPERATOR else caller.tenant
 
 
 async def _judged(core: RouterCore, judgement: Feedback) -> FeedbackResult:

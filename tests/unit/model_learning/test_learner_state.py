@@ -130,3 +130,15 @@ def test_what_is_kept_of_an_outcome_is_not_judged_twice():
     known = learner()
     known.apply(replace(outcome(1), quality=0.9, source=FeedbackSource.JUDGE))
     assert known.pending[0].outcome.quality is None
+
+
+def test_an_answer_is_judged_by_whom_it_was_given_to():
+    known = learner()
+    known.apply(outcome(1))
+    foreign = replace(judged(1, 0.0), tenant="u")
+    assert known.apply(foreign) is FeedbackResult.UNKNOWN
+    assert known.apply(replace(judged(1, 0.75), tenant="t")) is FeedbackResult.COUNTED
+    assert known.apply(foreign) is FeedbackResult.UNKNOWN
+    assert known.apply(replace(judged(1, 0.5, source=FeedbackSource.JUDGE), tenant=None)) is (
+        FeedbackResult.COUNTED
+    )
