@@ -1,13 +1,14 @@
-"""The OpenAI embeddings surface: what a request may say and what the answer looks like. No I/O."""
+"""The OpenAI embeddings surface: what a request may say, who reads it, what the answer looks like."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
 from cluster.config.semantic_cache import EncoderConfig
+from deployments.encoder.encoder import Encoder, EncoderBusyError
 from deployments.encoder.minilm import DIMENSIONS, Encoding
 from deployments.semantic_cache.errors import ApiError
 
@@ -52,6 +53,20 @@ def parse_embeddings(data: Mapping[str, Any], config: EncoderConfig) -> Embeddin
         texts=_texts(data.get("input"), config.inputs_max),
         encoding_format="base64" if encoding_format == "base64" else "float",
     )
+
+
+async def encoded(encoder: Encoder, texts: Sequence[str]) -> Encoding:
+    """Vectors of texts that a client waits for.
+
+    Raises:
+        ApiError: 503 while the encoder starts or too many texts wait for it.
+    """
+    if not encoder.is_loaded:
+        raise ApiError("the encoder is starting", code="not_ready", status=503, retry_after_s=1)
+    try:
+        return await encoder.encode(texts)
+    except EncoderBusyError as error:
+        raise ApiError(str(error), code="overloaded", status=503, retry_after_s=2) from error
 
 
 def render_embeddings(request: EmbeddingsRequest, encoding: Encoding, model: str) -> bytes:

@@ -41,7 +41,7 @@ from deployments.messages import (
 )
 from deployments.semantic_cache.askers import Askers
 from deployments.semantic_cache.documents import Documents
-from deployments.semantic_cache.embeddings import parse_embeddings, render_embeddings
+from deployments.semantic_cache.embeddings import encoded, parse_embeddings, render_embeddings
 from deployments.semantic_cache.errors import (
     ApiError,
     answer_api_error,
@@ -277,6 +277,8 @@ class CacheService:
 
     async def _purge(self, request: Request) -> Response:
         scope = purge_scope(await read_object(request, bytes_max=self._body_bytes_max))
+        # First what may be refused: a purge that fails has forgotten nothing.
+        vector = await self._vector(scope) if self._near is not None else None
         count = 0
         # An equal request is answered by the exact tier whatever its category: it must forget as well.
         if not scope.is_of_the_semantic_tier:
@@ -285,7 +287,6 @@ class CacheService:
             raise ApiError("the semantic tier is off (semantic_cache.semantic.enabled)", status=409)
         self._flights.void(scope.entries.tenant, scope.entries.model)
         if self._near is not None:
-            vector = await self._vector(scope)
             gone, keys = await self._near.purge(
                 scope.entries, vector=vector, similarity_min=scope.similarity_min
             )
@@ -303,18 +304,13 @@ class CacheService:
     async def _vector(self, scope: EntryScope) -> NDArray[np.float32] | None:
         if scope.text is None:
             return None
-        row: NDArray[np.float32] = (await self._encoder.encode([scope.text])).vectors[0]
+        row: NDArray[np.float32] = (await encoded(self._encoder, [scope.text])).vectors[0]
         return row
 
     async def _embeddings(self, request: Request) -> Response:
         data = await read_object(request, bytes_max=self._body_bytes_max)
         wanted = parse_embeddings(data, self._config.encoder)
-        if not self._encoder.is_loaded:
-            raise ApiError("the encoder is starting", code="not_ready", status=503, retry_after_s=1)
-        try:
-            encoding = await self._encoder.encode(wanted.texts)
-        except EncoderBusyError as error:
-            raise ApiError(str(error), code="overloaded", status=503, retry_after_s=2) from error
+        encoding = await encoded(self._encoder, wanted.texts)
         return Response(render_embeddings(wanted, encoding, self._config.encoder.model), headers=_JSON)
 
     async def _stats(self, _request: Request) -> Response:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from cluster.config.semantic_cache import EncoderConfig
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
 from deployments.messages import CACHE_ENTRY
@@ -162,3 +163,18 @@ def test_a_purge_takes_what_has_lost_its_answer_as_well(redis_url):
     assert documents.forget_scope(PurgeScope(tenant="a")) == 1
     assert documents._client.keys("*alias*") == []
     documents.close()
+
+
+@pytest.mark.parametrize("path", ["/purge", "/inspect"])
+async def test_a_text_that_cannot_be_read_now_is_to_be_asked_about_again(start, path):
+    busy = tier().model_copy(update={"encoder": EncoderConfig(inputs_max=1, batch_max=1)})
+    cache = await start(busy)
+    await cache.answered(ASKED, answer("Click on forgot."))
+    embeddings = {"model": busy.encoder.model, "input": "All that lies in the way. " * 60}
+    crowd = [cache.client.post("/v1/embeddings", json=embeddings) for _ in range(4)]
+    *read, refused = await asyncio.gather(*crowd, cache.client.post(path, json={"text": ASKED}))
+    assert [each.status_code for each in read] == [200] * 4
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+    assert refused.json()["error"]["code"] == "overloaded"
+    found = (await cache.client.post(path, json={"text": ASKED})).json()
+    assert found.get("purged", len(found.get("entries", []))) == 1
