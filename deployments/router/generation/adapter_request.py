@@ -6,14 +6,12 @@ import orjson
 
 from cluster.entities.adapter_routing import AdapterAnswer, AdapterDecision
 from cluster.entities.decision import DecisionRecord
-from cluster.entities.model_routing import FeedbackSource
 from cluster.entities.reasons import Reason
 from deployments.messages import ADAPTER_SERVED, TextSignals
-from deployments.model_learning.state import Feedback
 from deployments.router.adapters.outcomes import judgeable
 from deployments.router.adapters.view import Adapters
 from deployments.router.core import RouterCore
-from deployments.router.generation.automatic import asks_for_json, rewards_of
+from deployments.router.generation.automatic import answer_signals, asks_for_json, retry_signals
 from deployments.router.generation.relay import Relayed
 from deployments.router.generation.user_text import last_user_text
 from deployments.router.wire.requests import AskedAdapter, ParsedRequest
@@ -113,27 +111,8 @@ class AdapterRequest:
         answer = judgeable(record)
         if answer is None or relayed is None:
             return
-        now_s, automatic = self._core.wall_s(), self._core.config.routing.learning.automatic
-        signals: list[Feedback] = []
-        earlier = self._core.retries.earlier(
-            record.signals.tenant, self.text, record.decision_id, now_s=now_s
-        )
-        if earlier is not None:
-            signals.append(_signal(earlier, "retry", 1.0 - automatic.retry_weight, now_s))
+        now_s = self._core.wall_s()
         self._adapters.outcomes.remember(answer)
-        left = Reason.CLIENT_LEFT in record.reasons
-        signals += [
-            _signal(record.decision_id, name, reward, now_s)
-            for name, reward in rewards_of(request, relayed, automatic, left=left)
-        ]
+        signals = retry_signals(self._core, record, self.text, at_s=now_s)
+        signals += answer_signals(self._core, record, request, relayed, at_s=now_s)
         self._adapters.outcomes.add(signals)
-
-
-def _signal(decision_id: str, name: str, reward: float, now_s: float) -> Feedback:
-    return Feedback(
-        decision_id=decision_id,
-        reward=max(0.0, reward),
-        source=FeedbackSource.AUTOMATIC,
-        signal=name,
-        at_s=now_s,
-    )

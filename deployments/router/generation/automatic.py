@@ -9,10 +9,42 @@ from typing import Any
 import orjson
 
 from cluster.config.model_learning import AutomaticSignalsConfig
+from cluster.entities.decision import DecisionRecord
+from cluster.entities.model_routing import FeedbackSource
+from cluster.entities.reasons import Reason
 from cluster.entities.workload import Surface
+from deployments.model_learning.state import Feedback
+from deployments.router.core import RouterCore
 from deployments.router.generation.relay import Relayed
 from deployments.router.generation.stream import Finish
 from deployments.router.wire.requests import ParsedRequest
+
+
+def retry_signals(core: RouterCore, record: DecisionRecord, text: str, *, at_s: float) -> list[Feedback]:
+    """What it says of an earlier answer that the same is asked again."""
+    earlier = core.retries.earlier(record.signals.tenant, text, record.decision_id, now_s=at_s)
+    if earlier is None:
+        return []
+    return [_signal(earlier, "retry", 1.0 - core.config.routing.learning.automatic.retry_weight, at_s)]
+
+
+def answer_signals(
+    core: RouterCore, record: DecisionRecord, request: ParsedRequest, relayed: Relayed, *, at_s: float
+) -> list[Feedback]:
+    """What an answer shows itself."""
+    config, left = core.config.routing.learning.automatic, Reason.CLIENT_LEFT in record.reasons
+    rewards = rewards_of(request, relayed, config, left=left)
+    return [_signal(record.decision_id, name, reward, at_s) for name, reward in rewards]
+
+
+def _signal(decision_id: str, name: str, reward: float, at_s: float) -> Feedback:
+    return Feedback(
+        decision_id=decision_id,
+        reward=max(0.0, reward),
+        source=FeedbackSource.AUTOMATIC,
+        signal=name,
+        at_s=at_s,
+    )
 
 
 def rewards_of(

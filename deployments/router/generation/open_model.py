@@ -4,16 +4,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from cluster.entities.decision import DecisionRecord, ModelDecision
-from cluster.entities.model_routing import FeedbackSource, Goal, ModelCandidate, ModelOutcome
+from cluster.entities.model_routing import Goal, ModelCandidate, ModelOutcome
 from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals, Surface
 from cluster.policy.routing.models.cascade import CascadeOption
 from cluster.policy.routing.models.categories import CategoryGuess
 from cluster.policy.routing.models.signals import model_signals
 from deployments.messages import TextSignals
-from deployments.model_learning.state import Event, Feedback
+from deployments.model_learning.state import Event
 from deployments.router.core import RouterCore
-from deployments.router.generation.automatic import asks_for_json, rewards_of
+from deployments.router.generation.automatic import answer_signals, asks_for_json, retry_signals
 from deployments.router.generation.relay import Relayed
 from deployments.router.generation.user_text import last_user_text, user_texts
 from deployments.router.models.choice import ModelRouter, OpenRequest
@@ -175,22 +175,13 @@ class OpenModel:
     ) -> None:
         """Hand on what came of the request, once it is over; of a cascade, what all its models took."""
         link = self._core.learning
-        events: list[Event] = []
         now_s = self._core.wall_s()
-        earlier = self._core.retries.earlier(
-            record.signals.tenant, self.text, record.decision_id, now_s=now_s
-        )
-        automatic = self._core.config.routing.learning.automatic
-        if earlier is not None:
-            events.append(_signal(earlier, "retry", 1.0 - automatic.retry_weight, now_s))
+        events: list[Event] = [*retry_signals(self._core, record, self.text, at_s=now_s)]
         left = Reason.CLIENT_LEFT in record.reasons
         if relayed is not None and record.status == 200 and (left or record.error is None):
             self._models.answered(record.signals.model, relayed.output_tokens)
             events.append(self._outcome(record, relayed, energy_j=energy_j, now_s=now_s))
-            events += [
-                _signal(record.decision_id, name, reward, now_s)
-                for name, reward in rewards_of(request, relayed, automatic, left=left)
-            ]
+            events += answer_signals(self._core, record, request, relayed, at_s=now_s)
         if link is not None:
             link.add(*events)
 
@@ -215,13 +206,3 @@ class OpenModel:
             latency_s=ended_at_s - timeline.arrived_at_s,
             at_s=now_s,
         )
-
-
-def _signal(decision_id: str, name: str, reward: float, now_s: float) -> Feedback:
-    return Feedback(
-        decision_id=decision_id,
-        reward=max(0.0, reward),
-        source=FeedbackSource.AUTOMATIC,
-        signal=name,
-        at_s=now_s,
-    )

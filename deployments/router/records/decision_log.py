@@ -41,27 +41,15 @@ class DecisionLog:
         self._config = config
         self._folder = folder if config.enabled else None
         self._latest: OrderedDict[str, bytes] = OrderedDict()
-        self._lines: JsonLines | None = None
-        if self._folder is not None:
-            self._lines = JsonLines(
-                self._folder,
-                name=name,
-                file_bytes_max=config.file_bytes_max,
-                files_max=config.files_max,
-                queue_max=config.queue_max,
-                on_drop=on_drop,
-                logger=logger,
-            )
+        self._lines = JsonLines(config, self._folder, name=name, on_drop=on_drop, logger=logger)
 
     def start(self) -> None:
         """Begin writing in the background."""
-        if self._lines is not None:
-            self._lines.start()
+        self._lines.start()
 
     async def close(self) -> None:
         """Write what waits and stop."""
-        if self._lines is not None:
-            await self._lines.close()
+        await self._lines.close()
 
     def add(self, record: DecisionRecord) -> None:
         """Take a record. Never waits."""
@@ -77,8 +65,7 @@ class DecisionLog:
         self._latest[record.decision_id] = line
         if len(self._latest) > self._config.memory_records_max:
             self._latest.popitem(last=False)
-        if self._lines is not None:
-            self._lines.add(line)
+        self._lines.add(line)
 
     async def find(self, decision_id: str) -> bytes | None:
         """A record's JSON, from memory or from any router's files in the folder; None if it is gone."""

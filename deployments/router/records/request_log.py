@@ -37,27 +37,18 @@ class RequestLog:
             on_drop: called for every line that is lost.
         """
         self._config = config
-        self._lines: JsonLines | None = None
-        if folder is not None and config.requests:
-            self._lines = JsonLines(
-                folder,
-                name=name,
-                file_bytes_max=config.file_bytes_max,
-                files_max=config.files_max,
-                queue_max=config.queue_max,
-                on_drop=on_drop,
-                logger=logger,
-            )
+        self._on = folder is not None and config.requests
+        self._lines = JsonLines(
+            config, folder if self._on else None, name=name, on_drop=on_drop, logger=logger
+        )
 
     def start(self) -> None:
         """Begin writing in the background."""
-        if self._lines is not None:
-            self._lines.start()
+        self._lines.start()
 
     async def close(self) -> None:
         """Write what waits and stop."""
-        if self._lines is not None:
-            await self._lines.close()
+        await self._lines.close()
 
     def finished(
         self,
@@ -77,7 +68,7 @@ class RequestLog:
             prompt: its text, written only if the configuration says so.
             trace_id: of its trace; None if it has none.
         """
-        if self._lines is None:
+        if not self._on:
             return
         timeline = record.timeline
         line: dict[str, Any] = {
@@ -119,7 +110,7 @@ class RequestLog:
             status: what it got.
             code: the error's.
         """
-        if self._lines is not None:
+        if self._on:
             line = {"timestamp": _iso(at_wall_s), "surface": surface, "status": status, "code": code}
             self._lines.add(orjson.dumps(line))
 
