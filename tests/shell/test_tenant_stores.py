@@ -1,10 +1,6 @@
 """Keys and ledgers: the same on disk and on a Redis server, exact for several routers."""
 
-import shutil
-import socket
-import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -23,34 +19,10 @@ from deployments.tenants.stores import key_store, ledger
 TERMS = Terms.of(TenantConfig(requests_per_minute=200, concurrent_requests_max=5))
 
 
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait()
-
-
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request, tmp_path):
     url = request.getfixturevalue("redis_url") if request.param == "redis" else "redis://127.0.0.1:1/0"
     config = TenantStoreConfig(kind=request.param, redis_url=url, timeout_s=2.0)
-    if request.param == "redis":
-        redis.Redis.from_url(url).flushall()
     return config, str(tmp_path)
 
 
@@ -143,7 +115,6 @@ def test_a_password_comes_from_the_environment(redis_url, tmp_path, monkeypatch)
         kind="redis", redis_url=redis_url, redis_password_env="TENANTS_PASSWORD", timeout_s=2.0
     )
     admin = redis.Redis.from_url(redis_url)
-    admin.flushall()
     admin.config_set("requirepass", "hunter2")
     try:
         assert key_store(config, str(tmp_path)).read() == {}

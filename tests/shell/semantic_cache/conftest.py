@@ -1,8 +1,5 @@
-"""Starts caches with near matches, and servers that they need."""
+"""Starts caches with near matches."""
 
-import shutil
-import socket
-import subprocess
 import time
 from types import SimpleNamespace
 
@@ -31,24 +28,3 @@ async def start(tmp_path):
     for asker in started:
         await asker.client.aclose()
         await asker.service.close()
-
-
-@pytest.fixture
-def redis_url(tmp_path):
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0"
-    process.terminate()
-    process.wait()

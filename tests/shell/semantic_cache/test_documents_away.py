@@ -1,15 +1,12 @@
 """Documents that are broken, away or written by somebody else: the cache goes on, and finds what is there."""
 
 import asyncio
-import contextlib
-import shutil
-import socket
-import subprocess
 import time
 
 import pytest
 
 from deployments.semantic_cache.redis_documents import RedisDocuments
+from tests.shell.redis_server import free_port, redis_on
 from tests.shell.semantic_cache.asking import ASKED, PARAPHRASE, answer, tier
 
 pytestmark = pytest.mark.usefixtures("models_are_read_once")
@@ -36,23 +33,9 @@ async def test_a_file_that_is_no_database_is_put_aside(start, tmp_path):
     assert (tmp_path / "near.sqlite.broken").read_bytes().startswith(b"not a database")
 
 
-@contextlib.contextmanager
-def redis_on(port, folder):
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not installed")
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    yield
-    process.terminate()
-    process.wait()
-
-
 async def test_a_server_that_is_away_at_the_start_is_used_when_it_comes(start, tmp_path, monkeypatch):
     monkeypatch.setattr("deployments.semantic_cache.near.REOPEN_AFTER_S", 0.05)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     cache = await start(tier(), RedisDocuments(f"redis://127.0.0.1:{port}/0"))
     await cache.answered(ASKED, answer("Click on forgot."))
     assert (await cache.ask(ASKED)).status_code == 200, "equal requests do not need the server"
@@ -70,17 +53,9 @@ async def test_a_server_that_is_away_at_the_start_is_used_when_it_comes(start, t
 
 
 async def test_a_server_that_goes_away_costs_no_look_up(start, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with redis_on(port, tmp_path):
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            await asyncio.sleep(0.05)
-        cache = await start(tier(), RedisDocuments(f"redis://127.0.0.1:{port}/0"))
+    port = free_port()
+    with redis_on(port, tmp_path) as url:
+        cache = await start(tier(), RedisDocuments(url))
         await cache.answered(ASKED, answer("Click on forgot."))
     assert (await cache.ask(PARAPHRASE)).status_code == 204
     assert (await cache.ask(ASKED)).status_code == 200
