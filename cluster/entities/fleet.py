@@ -95,6 +95,20 @@ class ClassDemand:
     slo_met: int = 0
     """Completions within every objective of the model's SLO."""
 
+    @property
+    def token_sums(self) -> tuple[float, ...]:
+        """What lengths are derived from, in the order of `SeriesMemory.tokens`."""
+        return (
+            self.arrivals,
+            self.prompt_tokens,
+            self.prompt_tokens_squared,
+            self.completions,
+            self.completed_prompt_tokens,
+            self.cached_prompt_tokens,
+            self.output_tokens,
+            self.attended_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemandWindow:

@@ -157,17 +157,8 @@ def _decayed_tokens(
     tokens: tuple[float, ...], demand: ClassDemand, span_s: float, half_life_s: float
 ) -> tuple[float, ...]:
     keep = 0.5 ** (span_s / half_life_s)
-    new = (
-        demand.arrivals,
-        demand.prompt_tokens,
-        demand.prompt_tokens_squared,
-        demand.completions,
-        demand.completed_prompt_tokens,
-        demand.cached_prompt_tokens,
-        demand.output_tokens,
-        demand.attended_tokens,
-    )
-    return tuple(old * keep + value for old, value in zip(tokens or (0.0,) * 8, new, strict=True))
+    sums = zip(tokens or (0.0,) * 8, demand.token_sums, strict=True)
+    return tuple(old * keep + new for old, new in sums)
 
 
 def _fit(moments: tuple[float, ...]) -> tuple[float, float, float, float]:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from cluster.config.pools import PoolConfig
 from cluster.config.root import TidemillConfig
 from cluster.entities.fleet import (
-    ClassDemand,
     FleetDecision,
     FleetSnapshot,
     PoolMemory,
@@ -78,23 +77,10 @@ def _counted(snapshot: FleetSnapshot, state: ProvisionerState) -> dict[str, Seri
         if span_s > 0:
             for demand in snapshot.demand.classes:
                 if demand.model == model:
-                    sums = [old + new for old, new in zip(sums, _sums(demand), strict=True)]
+                    sums = [old + new for old, new in zip(sums, demand.token_sums, strict=True)]
         elapsed_s = (memory.moments[0] if memory.moments else 0.0) + span_s
         series[_key(model)] = replace(memory, moments=(elapsed_s,), tokens=tuple(sums))
     return series
-
-
-def _sums(demand: ClassDemand) -> tuple[float, ...]:
-    return (
-        demand.arrivals,
-        demand.prompt_tokens,
-        demand.prompt_tokens_squared,
-        demand.completions,
-        demand.completed_prompt_tokens,
-        demand.cached_prompt_tokens,
-        demand.output_tokens,
-        demand.attended_tokens,
-    )
 
 
 def _mean_mix(memory: SeriesMemory) -> tuple[float, Mix] | None:
