@@ -6,6 +6,7 @@ from pydantic import Field
 
 from cluster.config.base import LabelKey, LabelSelector, Section
 from cluster.config.continuation import ContinuationConfig
+from cluster.config.cors import CorsConfig
 
 
 class GatewayConfig(Section):
@@ -49,6 +50,7 @@ class GatewayConfig(Section):
     """How many replicas a request is tried on before its first byte has been sent."""
 
     continuation: ContinuationConfig = ContinuationConfig()
+    cors: CorsConfig = CorsConfig()
 
     body_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024)
     """A larger request body gets 413."""

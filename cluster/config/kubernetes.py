@@ -26,6 +26,10 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251
 """A DNS name of several labels."""
 
 
+PathPrefix = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]*$")]
+"""Beginning of an address's path."""
+
+
 class SecretRef(Section):
     """One value of a secret that somebody else puts into the namespace; values never stand in manifests."""
 
@@ -167,6 +171,10 @@ class IngressConfig(Section):
     """Where the Ingress controller runs, or the Gateway for `rayservice`; only from there may clients of
     outside reach the gateway."""
 
+    paths: tuple[PathPrefix, ...] = ("/v1", "/tokenize", "/detokenize", "/health", "/ready", "/openapi.json")
+    """What is forwarded, by prefix. Not among it: `/admin`, `/metrics`, and the status page (`/`, with
+    `/status`); `["/"]` forwards everything."""
+
     annotations: dict[str, str] = Field(default_factory=dict)
     """Further annotations. Those that keep nginx from buffering and cutting streams are there already."""
 
@@ -242,4 +250,5 @@ class KubernetesConfig(Section):
     """A worker pod without replicas goes after this time."""
 
     deploy_timeout_s: int = Field(default=3600, ge=60)
-    """The job that deploys is given up after this time."""
+    """The job that deploys gives up after this time and says for what it waited; Kubernetes ends it ten
+    minutes later, should it hang."""

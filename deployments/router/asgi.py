@@ -18,11 +18,13 @@ from deployments.router.pages.admin import Admin
 from deployments.router.pages.status_page import EVENTS_PATH, StatusPage
 from deployments.router.passthrough import Passthrough
 from deployments.router.visit import Visit
+from deployments.router.wire.cors import Cors
 from deployments.router.wire.errors import (
     ApiError,
     body_too_large,
     body_too_slow,
     headers_too_large,
+    wrong_content_encoding,
     wrong_media_type,
 )
 from deployments.router.wire.requests import ParsedRequest, parse
@@ -31,6 +33,9 @@ from deployments.router.wire.responder import Receive, Responder, Scope, Send
 logger = logging.getLogger("tidemill.router")
 
 _SURFACES = {surface.value: surface for surface in Surface}
+_MODELS = "/v1/models"
+_WITH_SLASH = {path + "/": path for path in (*_SURFACES, feedback.PATH, _MODELS)}
+"""Addresses with a slash too many, as some clients put together."""
 
 
 class RouterApp:
@@ -48,6 +53,7 @@ class RouterApp:
             "/metrics": admin.metrics,
             openapi.PATH: lambda responder: openapi.answer(core, responder),
         }
+        self._cors = Cors.of(core.config.gateway.cors)
         self._status_page: StatusPage | None = None
         if core.config.status_page.enabled:
             self._status_page = StatusPage(core)
@@ -85,16 +91,30 @@ class RouterApp:
     ) -> None:
         path, method = scope["path"], scope["method"]
         headers = _headers(scope, self._core.config.gateway.header_bytes_max)
+        if self._cors is not None and await self._cors.answered(path, method, headers, responder):
+            return
         if surface is not None:
             if method != "POST":
                 raise _wrong_method(path, "POST")
             await self._post(surface, headers, receive, responder)
-        elif path == feedback.PATH:
+        else:
+            await self._route_others(scope, headers, receive, responder)
+
+    async def _route_others(
+        self, scope: Scope, headers: dict[str, str], receive: Receive, responder: Responder
+    ) -> None:
+        """What is no surface."""
+        path, method = scope["path"], scope["method"]
+        if path == feedback.PATH:
             if method != "POST":
                 raise _wrong_method(path, "POST")
             caller = identify(self._core, headers)
             await feedback.answer(self._core, await self._json_body(headers, receive), responder, caller)
-        elif path in self._gets or path == "/v1/models" or path.startswith("/v1/models/"):
+        elif path in _WITH_SLASH:
+            # As vLLM does, and relative: a proxy in front applies its rules to the address that is meant.
+            responder.headers["location"] = _WITH_SLASH[path]
+            await responder.whole(307, "application/json", b"")
+        elif path in self._gets or path == _MODELS or path.startswith(_MODELS + "/"):
             if method not in ("GET", "HEAD"):
                 raise _wrong_method(path, "GET")
             await self._get(path, headers, responder)
@@ -116,12 +136,14 @@ class RouterApp:
 
     async def _get(self, path: str, headers: dict[str, str], responder: Responder) -> None:
         if path in self._gets:
+            if path == "/metrics" and self._core.tenants is not None:
+                self._admin.check_key(headers)  # series name tenants; Prometheus has ports of its own
             await self._gets[path](responder)
-        elif path == "/v1/models":
+        elif path == _MODELS:
             await self._admin.models(responder, identify(self._core, headers))
         else:
             caller = identify(self._core, headers)
-            await self._admin.model(responder, path.removeprefix("/v1/models/"), caller)
+            await self._admin.model(responder, path.removeprefix(_MODELS + "/"), caller)
 
     async def _post(
         self, surface: Surface, headers: dict[str, str], receive: Receive, responder: Responder
@@ -198,6 +220,9 @@ class RouterApp:
         return await self._body(headers, receive)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
+        coding = headers.get("content-encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise wrong_content_encoding(coding)
         limit = self._core.config.gateway.body_bytes_max
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limit:

@@ -47,7 +47,10 @@ def ingress(config: TidemillConfig) -> Manifest:
     kubernetes = config.kubernetes
     wanted = kubernetes.ingress
     port = {"name": f"{kubernetes.name}-gateway", "port": {"name": "http"}}
-    path = {"path": "/", "pathType": "Prefix", "backend": {"service": port}}
+    paths = [
+        {"path": path, "pathType": "Prefix", "backend": {"service": port}}
+        for path in dict.fromkeys(wanted.paths)
+    ]
     tls = {"tls": [{"hosts": [wanted.host], "secretName": wanted.tls_secret}]} if wanted.tls_secret else {}
     found = metadata(kubernetes, f"{kubernetes.name}-gateway")
     found["annotations"] = {**_stream_annotations(config), **wanted.annotations}
@@ -58,7 +61,7 @@ def ingress(config: TidemillConfig) -> Manifest:
         "spec": {
             "ingressClassName": wanted.class_name,
             **tls,
-            "rules": [{"host": wanted.host, "http": {"paths": [path]}}],
+            "rules": [{"host": wanted.host, "http": {"paths": paths}}],
         },
     }
 

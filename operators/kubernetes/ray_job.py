@@ -22,6 +22,9 @@ from operators.kubernetes.pods import container_security
 from operators.kubernetes.resolved import declared
 
 _DIGEST_CHARACTERS = 10
+_SLACK_S = 600
+"""Kubernetes ends the job so much later than it gives up itself and says why: its clock runs from the
+RayJob's first moment, while the submitter's pod finds a node and pulls its image."""
 
 
 def config_text(config: TidemillConfig) -> str:
@@ -46,7 +49,7 @@ def deployment(config: TidemillConfig, versions: Versions) -> list[Manifest]:
             "runtimeEnvYAML": f"working_dir: {CONFIG_FOLDER}\n",
             "entrypoint": f"python -m operators -c {CONFIG_FILE}",
             "backoffLimit": 0,
-            "activeDeadlineSeconds": kubernetes.deploy_timeout_s,
+            "activeDeadlineSeconds": kubernetes.deploy_timeout_s + _SLACK_S,
             "submitterConfig": {"backoffLimit": 2},
             "submitterPodTemplate": _submitter(config, versions, config_map),
         },

@@ -139,13 +139,24 @@ def test_the_ingress_leads_to_the_gateway_and_lets_streams_be(config, objects):
         return
     ((ingress,),) = (found,)
     (rule,) = ingress["spec"]["rules"]
-    backend = rule["http"]["paths"][0]["backend"]["service"]
+    paths = rule["http"]["paths"]
+    assert [path["path"] for path in paths] == list(config.kubernetes.ingress.paths)
+    reached = [path for path in paths for closed in ("/admin", "/metrics") if closed.startswith(path["path"])]
+    assert not reached, "what is the operator's stays inside unless somebody asks for it"
+    (backend,) = {path["backend"]["service"]["name"]: path["backend"]["service"] for path in paths}.values()
     (service,) = [s for s in of_kind(objects, "Service") if s["metadata"]["name"] == backend["name"]]
     assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
     annotations = ingress["metadata"]["annotations"]
     prefix = "nginx.ingress.kubernetes.io"
     assert int(annotations[f"{prefix}/proxy-read-timeout"]) > config.gateway.request_timeout_s
     assert int(annotations[f"{prefix}/proxy-body-size"]) == config.gateway.body_bytes_max
+
+
+def test_the_job_that_deploys_has_time_to_say_why_it_gave_up(objects):
+    for job in of_kind(objects, "RayJob"):
+        (text,) = [c["data"] for c in of_kind(objects, "ConfigMap") if "tidemill.yaml" in c["data"]]
+        own_limit_s = yaml.safe_load(text["tidemill.yaml"])["local_cluster"]["start_timeout_s"]
+        assert job["spec"]["activeDeadlineSeconds"] >= own_limit_s + 300
 
 
 def test_network_policies_open_ports_that_pods_have_and_select_pods_that_exist(config, objects):

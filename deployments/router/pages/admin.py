@@ -124,7 +124,7 @@ class Admin:
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
             name = self._core.config.gateway.admin_key_env
-            message = f"`/admin/*` asks for the admin key (Authorization: Bearer …; see {name})."
+            message = f"This asks for the admin key (Authorization: Bearer …; see {name})."
             raise ApiError(status=401, message=message, code="invalid_admin_key")
 
     def _fleet(self) -> dict[str, Any]:

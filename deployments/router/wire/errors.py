@@ -69,6 +69,13 @@ def wrong_media_type(kind: str) -> ApiError:
     return ApiError(status=415, message=message, code="unsupported_media_type")
 
 
+def wrong_content_encoding(kind: str) -> ApiError:
+    """415, with what would do (RFC 7694)."""
+    message = f"The body is compressed (content-encoding: {kind}); send it as it is."
+    headers = {"accept-encoding": "identity"}
+    return ApiError(status=415, message=message, code="unsupported_content_encoding", headers=headers)
+
+
 def headers_too_large(limit_bytes: int) -> ApiError:
     """431."""
     message = f"The request's headers are larger than {limit_bytes} bytes."

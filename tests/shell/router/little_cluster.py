@@ -186,7 +186,7 @@ class LittleCluster:
 
     async def metric(self, line: str) -> float:
         """A sample of the router's metrics; 0 if it is not there."""
-        text = (await self.get("/metrics")).content.decode()
+        text = (await self.get("/metrics", key=ADMIN_KEY)).content.decode()
         values = [row.rsplit(" ", 1)[1] for row in text.splitlines() if row.startswith(line + " ")]
         return float(values[0]) if values else 0.0
 

@@ -63,7 +63,7 @@ async def test_no_secret_leaves_its_place(start_cluster, given, tmp_path, caplog
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     places = {
         "answers": b"\n".join(a.content + repr(sorted(a.headers.items())).encode() for a in answers),
-        "metrics": (await cluster.get("/metrics")).content,
+        "metrics": (await cluster.get("/metrics", key=given.admin_key)).content,
         "records": orjson.dumps(records),
         "log": caplog.text.encode(),
         "fleet": (await cluster.get("/admin/fleet", key=given.admin_key)).content,
