@@ -236,7 +236,9 @@ def test_documents_hold_no_addresses_and_paths_of_somebody_s_machine(document):
     assert not {
         s
         for s in absolute
-        if not s.startswith((*ours, "/v1", "/admin", "/status", "/tmp/tidemill", "/openapi.json", "/sys/class/powercap"))
+        if not s.startswith(
+            (*ours, "/v1", "/admin", "/status", "/tmp/tidemill", "/openapi.json", "/sys/class/powercap")
+        )
     }
 
 
