@@ -70,12 +70,9 @@ class ChaosCluster:
             environment: what its processes get beside the caller's.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="tidemill-chaos-"))
-        gateway_port, *others = free_ports(1 + len(_PORTS))
         self.config = json.loads(json.dumps(config))
-        self.config.setdefault("gateway", {})["port"] = gateway_port
-        self.config.setdefault("local_cluster", {}).update(zip(_PORTS, others, strict=True))
+        self.url = give_ports(self.config)
         self.state = self.folder / "state"
-        self.url = f"http://127.0.0.1:{gateway_port}"
         self.models: tuple[str, ...] = (MODEL,)
         """What the load asks for, in turn."""
         self.environment = {**os.environ, **(environment or {}), "TIDEMILL_STATE": str(self.state)}
@@ -126,14 +123,7 @@ class ChaosCluster:
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this cluster."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("TIDEMILL_STATE") == str(self.state):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+        return processes_of(self.state)
 
     def matching(self, word: str) -> list[psutil.Process]:
         """Processes whose command line holds a word."""
@@ -187,6 +177,26 @@ def waited_s(check: Callable[[], bool], *, timeout_s: float) -> float | None:
             pass
         time.sleep(0.2)
     return None
+
+
+def processes_of(state: Path) -> list[psutil.Process]:
+    """Every process of the cluster with this state folder, found by its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TIDEMILL_STATE") == str(state):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def give_ports(config: dict[str, Any]) -> str:
+    """Write free ports into a configuration; the address of its gateway."""
+    gateway_port, *others = free_ports(1 + len(_PORTS))
+    config.setdefault("gateway", {})["port"] = gateway_port
+    config.setdefault("local_cluster", {}).update(zip(_PORTS, others, strict=True))
+    return f"http://127.0.0.1:{gateway_port}"
 
 
 def free_ports(count: int) -> list[int]:

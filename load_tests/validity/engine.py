@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import psutil
 
 from deployments.engine.cores import CoreClaim
 from deployments.engine.weights import default_cache_dir, resolve_weights
+from deployments.http_port import free_port
 from load_tests.client import Outcome, StreamClient, parse_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,7 +134,7 @@ async def running_engine(*, seed: int, start_timeout_s: float) -> AsyncIterator[
     weights = resolve_weights(MODEL_SOURCE, default_cache_dir(os.environ), _tell)
     claim = CoreClaim(1)
     with tempfile.TemporaryFile() as log:
-        process, port = None, _free_port()
+        process, port = None, free_port("127.0.0.1")
         try:
             if not claim.cores:
                 raise EngineError("no core is free: other engines of this machine hold them all")
@@ -174,13 +174,6 @@ def _leave(core: int) -> None:
     others = os.sched_getaffinity(0) - {core}
     if others:
         os.sched_setaffinity(0, others)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _until_ready(process: "subprocess.Popen[bytes]", port: int, deadline_at_s: float) -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,41 +15,23 @@ import psutil
 import pytest
 import yaml
 
+from load_tests.chaos.cluster import give_ports, processes_of
 from operators.local_cluster.cluster import runtime_dir_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT_S = 480
 _STOP_TIMEOUT_S = 120
-_PORTS = ("gcs_port", "dashboard_port", "client_port", "haproxy_metrics_port", "haproxy_stats_port")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, outside the ranges that Ray and Serve hand out themselves."""
-    found: list[int] = []
-    candidate = 21000 + os.getpid() % 5000
-    while len(found) < count:
-        candidate += 1
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-        found.append(candidate)
-    return found
 
 
 class Cluster:
     """A running Tidemill and what tests ask of it."""
 
     def __init__(self, config: dict[str, Any], folder: Path) -> None:
-        gateway_port, *others = free_ports(1 + len(_PORTS))
-        config.setdefault("gateway", {})["port"] = gateway_port
-        config.setdefault("local_cluster", {}).update(zip(_PORTS, others, strict=True))
+        self.url = give_ports(config)
         self.config = config
         self.path = folder / "config.yaml"
         self.path.write_text(yaml.safe_dump(config))
         self.state = folder / "state"
-        self.url = f"http://127.0.0.1:{gateway_port}"
         self.log = folder / "up.log"
         self.environment = {**os.environ, "TIDEMILL_STATE": str(self.state)}
         self.environment.pop("RAY_ADDRESS", None)
@@ -131,15 +112,7 @@ class Cluster:
         return found[-1]
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of this cluster, found by the state folder in its environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("TIDEMILL_STATE") == str(self.state):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+        return processes_of(self.state)
 
     def replica_process(self, application: str) -> psutil.Process:
         """The actor process of the (first) replica of an application."""

@@ -12,7 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.serve.conftest import Cluster, free_ports
+from load_tests.chaos.cluster import free_ports
+from tests.serve.conftest import Cluster
 
 BINARY = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(

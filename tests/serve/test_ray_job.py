@@ -21,8 +21,9 @@ import pytest
 import yaml
 
 from cluster.config import parse_config
+from load_tests.chaos.cluster import free_ports
 from operators.kubernetes.ray_service import serve_config
-from tests.serve.conftest import ROOT, free_ports
+from tests.serve.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 _CONFIG = """
