@@ -9,7 +9,9 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cluster.config import TidemillConfig
 from deployments.app import deploy
@@ -17,36 +19,46 @@ from operators.pager.actor import start_coordinator
 from operators.provisioner.actor import start_provisioner
 
 
-def main() -> int:
-    """Carry out the order on standard input."""
+def carry_out(work: Callable[[dict[str, Any], Callable[[str], None]], Any]) -> int:
+    """Do what is ordered on standard input, and tell of it on standard output.
+
+    Args:
+        work: takes the order and whom to tell of progress; what it returns is told at the end.
+
+    Returns:
+        The exit status.
+    """
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what Ray prints goes to the log, not between the events
-    order = json.load(sys.stdin)
 
-    def tell(**event: str) -> None:
+    def tell(**event: Any) -> None:
         print(json.dumps(event), file=events, flush=True)
 
     try:
-        config = TidemillConfig.model_validate(order["config"])
-        deploy(
-            config,
-            cluster_address=order["cluster_address"],
-            state_dir=Path(order["state_dir"]),
-            weights=order["weights"],
-            admin_key=order["admin_key"],
-            progress=lambda text: tell(progress=text),
-        )
-        tell(progress="starting the fleet provisioner")
-        start_provisioner(config, Path(order["state_dir"]))
-        start_coordinator(config, Path(order["state_dir"]))
+        done = work(json.load(sys.stdin), lambda text: tell(progress=text))
     except Exception as error:  # noqa: BLE001 - every failure becomes one line for the person who waits
         traceback.print_exc()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         tell(error=lines[0] if lines else type(error).__name__)
         return 1
-    tell(done="")
+    tell(done=done)
     return 0
 
 
+def _deploy(order: dict[str, Any], progress: Callable[[str], None]) -> None:
+    config, state_dir = TidemillConfig.model_validate(order["config"]), Path(order["state_dir"])
+    deploy(
+        config,
+        cluster_address=order["cluster_address"],
+        state_dir=state_dir,
+        weights=order["weights"],
+        admin_key=order["admin_key"],
+        progress=progress,
+    )
+    progress("starting the fleet provisioner")
+    start_provisioner(config, state_dir)
+    start_coordinator(config, state_dir)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(_deploy))
