@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.entities.pool import ReplicaId
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVTicket:
@@ -14,6 +12,4 @@ class KVTicket:
     opaque to everybody else. It is valid until the producer's lease ends.
     """
 
-    producer: ReplicaId
     params: dict[str, Any]
-    issued_at_s: float

@@ -10,7 +10,6 @@ was acknowledged, or the log says what is missing.
 import contextlib
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from cluster.config.model_learning import ModelLearningConfig
 from cluster.entities.model_routing import ModelOutcome
 from cluster.replay.codec import DecisionLogError, decoder, encode
 from deployments.model_learning.state import Event, Feedback, LearnerState, PendingDecision
-
-logger = logging.getLogger("tidemill.model_learning")
 
 _FORMAT = 1
 

@@ -18,11 +18,11 @@ from cluster.simulation.control import Control
 from cluster.simulation.faults import HardwareLost, ReplicaFailure
 from cluster.simulation.run import Simulation
 from cluster.simulation.scenario import Scenario
-from cluster.simulation.traffic.synthetic import flash_crowd, shaped
 from deployments.directory.state import DirectoryState
 from deployments.router.fleet.demand import RouterDemand
 from operators.provisioner.observer import Observer, without_engine_details
 from operators.provisioner.serve_api import ServePool, ServeReplica
+from tests.simulation.shaped import flash_crowd, shaped
 
 CONFIG = parse_config("""
 models:

@@ -15,16 +15,9 @@ from cluster.simulation.faults import HardwareLost, ReplicaFailure, SignalsStale
 from cluster.simulation.invariants import Invariants
 from cluster.simulation.run import Simulation, simulate
 from cluster.simulation.scenario import Scenario
-from cluster.simulation.traffic.synthetic import (
-    LengthShape,
-    diurnal,
-    flash_crowd,
-    oscillating,
-    shaped,
-    steady,
-    step,
-)
+from cluster.simulation.traffic.synthetic import LengthShape, steady
 from cluster.simulation.traffic.trace import Trace
+from tests.simulation.shaped import diurnal, flash_crowd, oscillating, shaped, step
 
 MIXED = parse_config("""
 models:
@@ -48,8 +41,8 @@ provisioning: {period_s: 10}
 """)
 
 
-def _shaped(rate_at, highest, duration_s, seed=0):
-    return shaped(rate_at, rate_max_per_s=highest, duration_s=duration_s, seed=seed)
+def _shaped(rate_at, highest, duration_s):
+    return shaped(rate_at, rate_max_per_s=highest, duration_s=duration_s)
 
 
 def _without_energy(config):
@@ -161,7 +154,7 @@ def test_oscillating_demand_does_not_make_the_fleet_flap(period_s, most):
 
 @pytest.mark.slow
 def test_a_day_costs_less_than_its_peak_within_the_objectives():
-    trace = _shaped(diurnal(2.0, 24.0), 24.0, 86_400.0).thinned(0.05, 0)
+    trace = _shaped(diurnal(0.1, 1.2), 1.2, 86_400.0)
     small = MIXED.model_copy(
         update={"provisioning": MIXED.provisioning.model_copy(update={"period_s": 60.0})}
     )

@@ -13,8 +13,9 @@ from cluster.config import TidemillConfig, parse_config
 from cluster.simulation.faults import Fault, HardwareLost, ReplicaFailure, SignalsStale
 from cluster.simulation.run import simulate
 from cluster.simulation.scenario import Scenario
-from cluster.simulation.traffic.synthetic import LengthShape, flash_crowd, shaped, steady
+from cluster.simulation.traffic.synthetic import LengthShape, steady
 from cluster.simulation.traffic.trace import Trace
+from tests.simulation.shaped import flash_crowd, shaped
 
 SEEDS = int(os.environ.get("TIDEMILL_FUZZ_SEEDS", "200"))
 _PARTS = 8

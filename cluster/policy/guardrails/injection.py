@@ -141,8 +141,3 @@ def suspicion(looks: Iterable[Look]) -> Suspicion:
     for weight in weights.values():
         trust *= 1.0 - weight
     return Suspicion(score=1.0 - trust, signs=tuple(weights))
-
-
-def suspect(text: str) -> Suspicion:
-    """How much a text looks as if it wanted to take over."""
-    return suspicion(look(text, start) for start in pieces(text))

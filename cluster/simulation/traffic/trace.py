@@ -72,16 +72,6 @@ class Trace:
             raise TraceError(f"a rate must be positive and finite, not {rate_per_s}")
         return replace(self, arrival_s=self.arrival_s * (self.rate_per_s / rate_per_s))
 
-    def thinned(self, share: float, seed: int) -> "Trace":
-        """Each request kept with a probability; times stay.
-
-        Raises:
-            TraceError: the share lies outside 0..1.
-        """
-        if not 0.0 <= share <= 1.0:
-            raise TraceError(f"a share lies in 0..1, not at {share}")
-        return self._of(np.random.default_rng(seed).random(len(self)) < share)
-
     def between(self, start_s: float, end_s: float) -> "Trace":
         """The requests of a span, which becomes the new beginning."""
         part = self._of((self.arrival_s >= start_s) & (self.arrival_s < end_s))

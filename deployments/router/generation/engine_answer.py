@@ -281,7 +281,7 @@ class EngineAnswer:
                 failure = Reason.TICKET_MISSING if status == 200 else Reason.PREFILL_FAILED
                 return None
             self._core.picture.succeeded(chosen)
-            return KVTicket(producer=chosen, params=params, issued_at_s=self._core.now_s())
+            return KVTicket(params=params)
         except TimeoutError:
             failure = Reason.PREFILL_TIMED_OUT
             self._core.picture.failed(chosen, now_s=self._core.now_s(), draw=self._core.draw())
