@@ -18,6 +18,9 @@ LabelValue = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$")]
 LabelSelector = Annotated[str, StringConstraints(pattern=rf"^!?{_LABEL}$|^!?in\({_LABEL}(, ?{_LABEL})*\)$")]
 """What a label's value must be, as Ray writes it: `a`, `!a`, `in(a, b)`, `!in(a, b)`."""
 
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+"""A DNS name of several labels."""
+
 
 class Section(BaseModel):
     """A frozen part of the configuration that rejects fields it does not know.

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from pydantic import Field
 
-from cluster.config.base import LabelKey, LabelSelector, Section
+from cluster.config.base import HostName, LabelKey, LabelSelector, Section
 from cluster.config.continuation import ContinuationConfig
 from cluster.config.cors import CorsConfig
 
@@ -70,6 +70,11 @@ class GatewayConfig(Section):
     answers_max: int = Field(default=1024, ge=1)
     """A request that asks for more answers, `n` to each of its prompts, gets 400: it would count as one and
     keep an engine busy for hours."""
+
+    allowed_media_domains: tuple[HostName, ...] = ()
+    """Hosts from which engines may fetch images, audio and video that a request only points at, without
+    redirects. Others get 400, and without any host media come within the request (`data:` URLs): an engine
+    stands inside the network, and a client could have it fetch whatever is reachable from there."""
 
     allow_without_keys: bool = False
     """Listen on an address other than loopback although `tenants.enabled` is off: something in front, such as

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cluster.config.base import LabelKey, LabelValue, Section
+from cluster.config.base import HostName, LabelKey, LabelValue, Section
 
 DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
 """Name of a Kubernetes object, short enough for what is put behind it."""
@@ -21,10 +21,6 @@ SecretKeyName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,253
 
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,253}$")]
 """Name of an environment variable."""
-
-HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-"""A DNS name of several labels."""
-
 
 PathPrefix = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/-]*$")]
 """Beginning of an address's path."""

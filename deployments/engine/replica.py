@@ -162,6 +162,7 @@ def _engine(config: TidemillConfig, pool_name: str, weights: str) -> Engine:
             weights=weights,
             split=config.is_split(pool.model),
             traces_endpoint=config.tracing.endpoint,
+            media_domains=config.gateway.allowed_media_domains,
         )
     from deployments.engine.simulated_server import SimulatedServer
 

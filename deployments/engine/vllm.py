@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,6 +34,9 @@ _CPU_DEFAULTS: Mapping[str, Any] = {
     "enforce_eager": True,  # nothing to capture on a CPU, and compiling costs a minute
 }
 
+_NO_DOMAIN = "none.invalid"
+"""A host that is nobody's (RFC 2606): to vLLM no domain at all means every one."""
+
 
 class VllmServer:
     """One vLLM engine (an `Engine`)."""
@@ -48,6 +51,7 @@ class VllmServer:
         weights: str,
         split: bool,
         traces_endpoint: str = "",
+        media_domains: Sequence[str] = (),
     ) -> None:
         """Prepare; nothing is loaded before `start`.
 
@@ -59,6 +63,7 @@ class VllmServer:
             weights: local folder or Hugging Face id.
             split: whether this model has prefill replicas, so that KV caches are handed over.
             traces_endpoint: where spans go, as OTLP over HTTP; empty for none.
+            media_domains: hosts from which media may be fetched.
         """
         self._config = config
         self._pool = pool
@@ -67,6 +72,7 @@ class VllmServer:
         self._weights = weights
         self._split = split
         self._traces_endpoint = traces_endpoint
+        self._media_domains = list(media_domains) or [_NO_DOMAIN]
         self._stack = AsyncExitStack()
         self._client: Any = None
         self._claim: CoreClaim | None = None
@@ -145,6 +151,7 @@ class VllmServer:
             "served_model_name": self._name,
             "disable_uvicorn_access_log": True,
             "enable_prompt_tokens_details": True,
+            "allowed_media_domains": self._media_domains,
         }
         if self._model.tool_call_parser:
             args |= {"enable_auto_tool_choice": True, "tool_call_parser": self._model.tool_call_parser}
@@ -189,6 +196,7 @@ class VllmServer:
         host = own_host()
         settings = {
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # out of the allowed domains, that is
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",  # vLLM's default is gRPC
             "OTEL_SERVICE_NAME": f"tidemill-{self._pool.role.value}",
             "VLLM_NIXL_SIDE_CHANNEL_HOST": host,

@@ -80,6 +80,7 @@ def _read_by_pool(config: TidemillConfig, whole: dict[str, Any], name: str) -> d
         "pool": _without(whole["pools"][name], set(_SIZE)),
         "model": _without(whole["models"][pool.model], _PROMISES),
         "split": config.is_split(pool.model),
+        "media_domains": whole["gateway"]["allowed_media_domains"],
     }
 
 

@@ -11,6 +11,7 @@ from cluster.config import TidemillConfig
 from cluster.entities.model_routing import Goal
 from cluster.entities.workload import Surface
 from deployments.router.wire.errors import bad_request, model_not_found
+from deployments.router.wire.media import check_media
 from deployments.router.wire.prompts import prompt_of
 
 _BOUNDS: Mapping[Surface, tuple[str, ...]] = {
@@ -125,6 +126,7 @@ def parse(
     """
     body = _object(raw, depth_max=config.gateway.json_depth_max)
     _refuse_tickets(body)
+    check_media(body, config.gateway.allowed_media_domains)
     model, goal, adapter = _model(body, surface, config, adapters)
     if adapter is None:
         body["model"] = model

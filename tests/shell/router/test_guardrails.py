@@ -127,7 +127,7 @@ async def test_personal_data_is_hidden_from_the_model_and_from_the_client(start_
     assert record["reasons"].count("guardrail_changed") == 2
     line = 'tidemill_guardrail_actions_total{action="changed",guardrail="pii",stage="request"}'
     assert await cluster.metric(line) == 1.0
-    parts = [{"type": "text", "text": SECRET}, {"type": "image_url", "image_url": {"url": MAIL}}]
+    parts = [{"type": "text", "text": SECRET}, {"type": "image_url", "image_url": {"url": f"data:,{MAIL}"}}]
     body = {"model": "sim", "messages": [{"role": "user", "content": parts}]}
     await cluster.post("/v1/chat/completions", body)
     assert asked[1]["messages"][0]["content"] == [{"type": "text", "text": HIDDEN}, parts[1]]

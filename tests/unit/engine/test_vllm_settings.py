@@ -1,5 +1,6 @@
 """How a pool becomes vLLM's command line, and what is read from vLLM's sums. vLLM itself is not imported."""
 
+import itertools
 import json
 
 import pytest
@@ -144,3 +145,25 @@ def test_spans_go_where_the_router_s_go_and_nowhere_by_default():
     collector = "http://127.0.0.1:4318/v1/traces"
     assert value_of(line(collector), "--otlp-traces-endpoint") == collector
     assert "--otlp-traces-endpoint" not in line("")
+
+
+def test_the_engine_fetches_media_from_named_hosts_and_by_default_from_nowhere():
+    config = parse_config(CONFIG.format(role="decode", gpu_type="cpu", args="{}"))
+    pool = config.pools["first"]
+
+    def domains(**given):
+        server = VllmServer(
+            pool.engine,
+            pool=pool,
+            name="tide",
+            model=config.models["tide"],
+            weights="/weights",
+            split=True,
+            **given,
+        )
+        line = server.command_line()
+        place = line.index("--allowed-media-domains") + 1
+        return list(itertools.takewhile(lambda word: not word.startswith("--"), line[place:]))
+
+    assert domains() == ["none.invalid"], "no domain at all would be every one"
+    assert domains(media_domains=("a.example", "b.example")) == ["a.example", "b.example"]

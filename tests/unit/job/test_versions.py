@@ -56,6 +56,11 @@ def changed(config: TidemillConfig, **more: object) -> set[str]:
         ("models.first.slo", {"ttft_s": 9.0}, {"gateway", "actor:provisioner"}),
         ("models.first.tool_call_parser", "hermes", {"pool-a", "gateway", "actor:provisioner"}),
         ("gateway.queue_timeout_s", 9.0, {"gateway", "actor:provisioner"}),
+        (
+            "gateway.allowed_media_domains",
+            ["images.example.com"],
+            {"pool-a", "pool-b", "gateway", "actor:provisioner"},
+        ),
         ("gateway.body_bytes_max", 9999, {"gateway", "semantic-cache", "actor:provisioner"}),
         ("semantic_cache.exact", {"lease_s": 9.0}, {"gateway", "semantic-cache", "actor:provisioner"}),
         ("provisioning.period_s", 9.0, {"actor:provisioner"}),
