@@ -45,10 +45,6 @@ class Resting(Protocol):
 
     def nearest(self, partition: Partition, vector: Vector, count: int) -> list[Kept]: ...  # noqa: D102
 
-    def near(  # noqa: D102
-        self, scope: PurgeScope, vector: Vector, *, similarity_min: float, answers: AbstractSet[str]
-    ) -> list[StoredAnswer]: ...
-
 
 class Documents(Protocol):
     """Blocking; each instance is used by one thread."""
@@ -80,6 +76,19 @@ class Documents(Protocol):
 
     def entries(self, partition: Partition, known: AbstractSet[str] = frozenset()) -> list[Kept]:
         """The entries of a partition whose answers are there, but for those that are known."""
+        ...
+
+    def near(
+        self, scope: PurgeScope, vector: Vector, *, similarity_min: float, answers: AbstractSet[str]
+    ) -> list[StoredAnswer]:
+        """All entries of a scope that are near a text, loaded or not, by looking at every one: for operators.
+
+        Args:
+            scope: Where to look.
+            vector: The text's.
+            similarity_min: What is near.
+            answers: Documents; who is answered by one of them, or by what was found, is found as well.
+        """
         ...
 
     def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:

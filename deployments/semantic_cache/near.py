@@ -32,6 +32,7 @@ from deployments.semantic_cache.exact import Entry, EntryKey
 from deployments.semantic_cache.judging import Case, Judging
 from deployments.semantic_cache.near_counts import NearCounts
 from deployments.semantic_cache.near_report import near_listing, near_report
+from deployments.semantic_cache.purging import Purged, Purging
 from deployments.semantic_cache.requests import Spent
 
 logger = logging.getLogger("tidemill.cache.near")
@@ -100,10 +101,10 @@ class NearMatches:
             config, dimensions=DIMENSIONS, new_index=lambda: GraphIndex(DIMENSIONS, scan_max=SCAN_MAX)
         )
         self._thread = DocumentThread(config.documents, self.counts)
+        self._purging = Purging(self.tier.store, documents, self._thread)
         self._loaded: OrderedDict[Partition, float] = OrderedDict()
         """With when each was asked last."""
         self._loading: dict[Partition, asyncio.Task[None]] = {}
-        self._purges = 0
         self._pending: OrderedDict[EntryKey, _Pending] = OrderedDict()
         self._judging = Judging(
             self.tier,
@@ -251,45 +252,16 @@ class NearMatches:
 
     async def purge(
         self, scope: PurgeScope, *, vector: Vector | None = None, similarity_min: float = 1.0
-    ) -> tuple[int, list[EntryKey]]:
+    ) -> Purged:
         """Forgets what a scope covers, on disk as well; with a vector, only what is near it.
 
         What is being computed now for a text of the scope is not kept either.
-
-        Returns:
-            How many entries went, and the requests that they answered.
         """
         for key, pending in list(self._pending.items()):
             covers = scope.tenant in {None, key.tenant} and scope.model in {None, key.model}
             if covers and scope.category in {None, pending.query.category} and scope.entry_id is None:
                 del self._pending[key]
-        store = self.tier.store
-        resting = [] if vector is None else await self._resting_near(scope, vector, similarity_min)
-        # From here on nothing may be awaited before the documents are told, lest it come back meanwhile.
-        self._purges += 1
-        if vector is None:
-            doomed = [entry for entry in store.entries() if scope.covers(entry)]
-        else:
-            doomed = [entry for entry, _ in store.near(vector, scope, similarity_min=similarity_min)]
-            doomed += resting
-        if vector is not None or scope.entry_id is not None:
-            # Who calls an answer wrong means the answer, whichever text it was given to.
-            named = {entry.document_id for entry in doomed}
-            doomed += [entry for entry in store.entries() if entry.document_id in named]
-        doomed = list({entry.entry_id: entry for entry in doomed}.values())
-        for entry in doomed:
-            store.remove(entry.entry_id, Removal.PURGED)
-        freed = {*store.freed_documents(), *(entry.document_id for entry in doomed)}
-        store.removed_entries()
-
-        def forget() -> int:
-            # First what no replica has loaded, which lies on disk only.
-            gone = self._documents.forget_scope(scope) if vector is None else 0
-            self._documents.forget(doomed, sorted(freed))
-            return gone
-
-        gone = max(len(doomed), await self._thread.run(forget))
-        return gone, [_exact_key(entry) for entry in doomed]
+        return await self._purging.purge(scope, vector, similarity_min=similarity_min)
 
     def inspect(self, scope: PurgeScope, vector: Vector | None, *, count: int) -> list[dict[str, Any]]:
         """Entries of a scope for people; nearest first where a text is given, else newest first."""
@@ -319,9 +291,9 @@ class NearMatches:
 
     async def _load_from_disk(self, partition: Partition) -> None:
         purges = -1
-        while purges != self._purges:
+        while purges != self._purging.begun:
             # What was read before a purge must not come back after it.
-            purges = self._purges
+            purges = self._purging.begun
             known = self.tier.store.of(partition) if partition in self._loaded else frozenset()
             kept = await self._thread.run(lambda: self._documents.entries(partition, known))  # noqa: B023
         self._loaded[partition] = self._now_s()
@@ -337,9 +309,9 @@ class NearMatches:
         resting = self._documents.resting
         if resting is None or not len(resting):
             return
-        purges = self._purges
+        purges = self._purging.begun
         found = await self._thread.ask(lambda: resting.nearest(query.partition, query.vector, _WOKEN_MAX))
-        if purges != self._purges:
+        if purges != self._purging.begun:
             return
         floor = self.tier.store.policy(query.category).threshold_min
         near = ((entry, vector) for entry, vector in found if float(vector @ query.vector) >= floor)
@@ -348,18 +320,6 @@ class NearMatches:
             self.counts.woken += len(woken)
             self._thread.write(lambda: resting.wake(woken))
             self._forget_removed()
-
-    async def _resting_near(
-        self, scope: PurgeScope, vector: Vector, similarity_min: float
-    ) -> list[StoredAnswer]:
-        resting = self._documents.resting
-        if resting is None:
-            return []
-        found = self.tier.store.near(vector, scope, similarity_min=similarity_min)
-        named = {entry.document_id for entry, _ in found}
-        return await self._thread.run(
-            lambda: resting.near(scope, vector, similarity_min=similarity_min, answers=named)
-        )
 
     async def _read(self, entry: StoredAnswer) -> Document | None:
         document_id = entry.document_id
@@ -391,7 +351,3 @@ class NearMatches:
         # The store must not see time go back when the machine's clock is set.
         self._latest_s = max(self._latest_s, self._wall_s())
         return self._latest_s
-
-
-def _exact_key(entry: StoredAnswer) -> EntryKey:
-    return EntryKey(tenant=entry.partition.tenant, model=entry.partition.model, key=entry.exact_key)

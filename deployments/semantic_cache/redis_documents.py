@@ -99,6 +99,22 @@ class RedisDocuments:
                 found.append((entry, vector_of(vector)))
         return found
 
+    def near(
+        self, scope: PurgeScope, vector: Vector, *, similarity_min: float, answers: AbstractSet[str]
+    ) -> list[StoredAnswer]:
+        """See `Documents`."""
+        found: list[StoredAnswer] = []
+        for partition in self._partitions():
+            kept = list(self._vectors(partition))
+            named = {*answers}
+            named |= {
+                entry.document_id
+                for entry, at in kept
+                if scope.covers(entry) and float(at @ vector) >= similarity_min
+            }
+            found += [entry for entry, _ in kept if entry.document_id in named]
+        return found
+
     def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:
         """See `Documents`."""
         with self._client.pipeline(transaction=True) as together:
@@ -152,6 +168,13 @@ class RedisDocuments:
             meta = self._client.hget(_entry(entry_id.decode()), "meta")
             if meta is not None:
                 yield entry_of(meta)
+
+    def _vectors(self, partition: Partition) -> Iterator[Kept]:
+        """The same with their vectors."""
+        for entry_id in self._client.smembers(_members(partition)):
+            meta, vector = self._client.hmget(_entry(entry_id.decode()), "meta", "vector")
+            if meta is not None and vector is not None:
+                yield entry_of(meta), vector_of(vector)
 
     def _partitions(self) -> Iterator[Partition]:
         for name in self._client.smembers(_PARTITIONS):

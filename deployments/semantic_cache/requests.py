@@ -149,6 +149,8 @@ def purge_scope(data: Mapping[str, Any]) -> EntryScope:
     text, similarity = data.get("text"), data.get("similarity", _SIMILARITY_MIN)
     if text is not None and (not isinstance(text, str) or not text):
         raise _wrong("text", "must be a string that is not empty")
+    if text is None and "similarity" in data:
+        raise _wrong("similarity", "says how near to text, which is missing")
     names = {name: data.get(name) for name in _SCOPE_NAMES}
     found = {name: None if value is None else _name(value, name) for name, value in names.items()}
     return EntryScope(entries=PurgeScope(**found), text=text, similarity_min=_share(similarity, "similarity"))

@@ -8,13 +8,12 @@ are as hard as in memory: a look-up reads rows of one partition, and what it fou
 import hashlib
 import sqlite3
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 
 import numpy as np
 
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
-from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
+from cluster.policy.semantic_cache.store import StoredAnswer
 from deployments.semantic_cache.cells import Cells, Vectors, trained
 from deployments.semantic_cache.documents import Kept, entry_of, vector_of
 
@@ -22,7 +21,6 @@ STAGES = ((2_048, 128), (16_384, 1_024))
 """Resting entries from which on there are so many cells; fewer than the first are looked at one by one."""
 _CELLS_READ = 4
 """For one look-up; a million entries have some thousand in a cell."""
-_READ_AT_A_TIME = 10_000
 _COUNTED_EVERY = 256
 _GIVEN_UP_SHARE = 0.01
 _SCHEMA = """
@@ -109,46 +107,6 @@ class RestingEntries:
         best = np.argsort(-cosines)[:count]
         kept = (self._kept(found[place][0]) for place in best)
         return [each for each in kept if each is not None and each[0].partition == partition]
-
-    def near(
-        self,
-        scope: PurgeScope,
-        vector: Vector,
-        *,
-        similarity_min: float,
-        answers: AbstractSet[str] = frozenset(),
-    ) -> list[StoredAnswer]:
-        """All entries of a scope that are near a text, by looking at every one: for operators.
-
-        Args:
-            scope: Where to look.
-            vector: The text's.
-            similarity_min: What is near.
-            answers: Documents; who is answered by one of them, or by what was found, is found as well.
-        """
-        near: list[StoredAnswer] = []
-        last = ""
-        while True:
-            rows = self._database.execute(
-                "SELECT entry_id, meta, vector FROM entries JOIN places USING (entry_id) "
-                "WHERE entry_id > ? ORDER BY entry_id LIMIT ?",
-                (last, _READ_AT_A_TIME),
-            ).fetchall()
-            if not rows:
-                near += self._sharing({*answers, *(entry.document_id for entry in near)})
-                return list({entry.entry_id: entry for entry in near}.values())
-            last = rows[-1][0]
-            cosines = np.stack([vector_of(blob) for _, _, blob in rows]) @ vector
-            entries = (entry_of(rows[place][1]) for place in np.flatnonzero(cosines >= similarity_min))
-            near += [entry for entry in entries if scope.covers(entry)]
-
-    def _sharing(self, document_ids: AbstractSet[str]) -> list[StoredAnswer]:
-        query = "SELECT meta FROM entries JOIN places USING (entry_id) WHERE document_id = ?"
-        return [
-            entry_of(row[0])
-            for document_id in document_ids
-            for row in self._database.execute(query, (document_id,))
-        ]
 
     def _counted(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM places").fetchone()[0])

@@ -287,11 +287,12 @@ class CacheService:
             raise ApiError("the semantic tier is off (semantic_cache.semantic.enabled)", status=409)
         self._flights.void(scope.entries.tenant, scope.entries.model)
         if self._near is not None:
-            gone, keys = await self._near.purge(
-                scope.entries, vector=vector, similarity_min=scope.similarity_min
-            )
+            purged = await self._near.purge(scope.entries, vector=vector, similarity_min=scope.similarity_min)
             # An answer that both tiers hold is one.
-            count = max(count, gone, sum(self._exact.forget(key) for key in keys))
+            count = max(count, purged.entries, sum(self._exact.forget(key) for key in purged.requests))
+            if not purged.is_whole:
+                message = "the cache's documents are away: what they hold comes back with them; purge again"
+                raise ApiError(message, code="documents_away", status=503, retry_after_s=5)
         return Response(orjson.dumps({"purged": count}), headers=_JSON)
 
     async def _inspect(self, request: Request) -> Response:

@@ -9,13 +9,20 @@ lease nothing else can run, so two askers never both lead.
 """
 
 import asyncio
+import math
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.config.semantic_cache import ExactTierConfig
 from deployments.semantic_cache.exact import Entry, EntryKey
+
+ANSWER_TAKES_MAX_S = 900.0
+"""After so long nobody comes with an answer that was asked before a purge; gateways give up after ten minutes
+by default."""
+_PURGES_MAX = 1024
 
 
 class LeaseMismatchError(Exception):
@@ -80,6 +87,8 @@ class SingleFlight:
         self._config = config
         self._grants: dict[str, _Grant] = {}
         self._flights: dict[EntryKey, _Flight] = {}
+        self._purges: OrderedDict[tuple[str | None, str | None], float] = OrderedDict()
+        """When the answers of a tenant and model were purged last."""
         self._waiters = 0
         self._promoted = 0
         self._expired = 0
@@ -146,17 +155,20 @@ class SingleFlight:
                 self._leave(waiter)
 
     def check(self, token: str | None, key: EntryKey) -> bool:
-        """Whether an answer for `key` may be stored under a lease; without one, or if it ran out, it may.
+        """Whether an answer for `key` may be stored under a lease.
+
+        Without one, or if it ran out, nobody knows when it was asked: then it may be unless there was a purge
+        of late.
 
         Returns:
-            False if the lease was voided by a purge: the answer is from before it.
+            False if the answer is from before a purge, or may be.
 
         Raises:
             LeaseMismatchError: The lease is for another key.
         """
         grant = self._grants.get(token) if token else None
         if grant is None:
-            return True
+            return not self._may_be_from_before_a_purge(key)
         if grant.lease.key != key:
             raise LeaseMismatchError("the lease was granted for another key")
         return not grant.is_void
@@ -209,6 +221,12 @@ class SingleFlight:
         Returns:
             How many leases were voided. Where somebody waited, one of them leads a new computation.
         """
+        self._purges[tenant, model] = asyncio.get_running_loop().time()
+        self._purges.move_to_end((tenant, model))
+        while len(self._purges) > _PURGES_MAX:
+            # What is no longer remembered by name has purged everything.
+            (_, at_s), everything = self._purges.popitem(last=False), (None, None)
+            self._purges[everything] = max(at_s, self._purges.get(everything, at_s))
         doomed = [
             key
             for key in self._flights
@@ -236,6 +254,11 @@ class SingleFlight:
             self.land(key, None)
         for token in list(self._grants):
             self._revoke(token)
+
+    def _may_be_from_before_a_purge(self, key: EntryKey) -> bool:
+        since_s = asyncio.get_running_loop().time() - ANSWER_TAKES_MAX_S
+        scopes = ((tenant, model) for tenant in (None, key.tenant) for model in (None, key.model))
+        return any(self._purges.get(scope, -math.inf) >= since_s for scope in scopes)
 
     def _grant(self, key: EntryKey, holder: str) -> Lease:
         lease = Lease(token=secrets.token_hex(16), key=key, holder=holder)

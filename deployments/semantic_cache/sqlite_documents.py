@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+import numpy as np
+
 from cluster.policy.semantic_cache.evidence import Judgement
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.identity import Partition
@@ -44,6 +46,7 @@ CREATE TABLE IF NOT EXISTS judged (number INTEGER PRIMARY KEY, category TEXT NOT
 """
 _ORPHANS = "DELETE FROM documents WHERE document_id NOT IN (SELECT document_id FROM entries)"
 _BUSY_S = 5.0
+_READ_AT_A_TIME = 10_000
 
 
 class SqliteDocuments:
@@ -146,6 +149,33 @@ class SqliteDocuments:
         )
         return [
             (entry_of(meta), vector_of(vector)) for entry_id, meta, vector in rows if entry_id not in known
+        ]
+
+    def near(
+        self, scope: PurgeScope, vector: Vector, *, similarity_min: float, answers: AbstractSet[str]
+    ) -> list[StoredAnswer]:
+        """See `Documents`."""
+        near: list[StoredAnswer] = []
+        last = ""
+        while True:
+            rows = self._database.execute(
+                "SELECT entry_id, meta, vector FROM entries WHERE entry_id > ? ORDER BY entry_id LIMIT ?",
+                (last, _READ_AT_A_TIME),
+            ).fetchall()
+            if not rows:
+                near += self._sharing({*answers, *(entry.document_id for entry in near)})
+                return list({entry.entry_id: entry for entry in near}.values())
+            last = rows[-1][0]
+            cosines = np.stack([vector_of(blob) for _, _, blob in rows]) @ vector
+            entries = (entry_of(rows[place][1]) for place in np.flatnonzero(cosines >= similarity_min))
+            near += [entry for entry in entries if scope.covers(entry)]
+
+    def _sharing(self, document_ids: AbstractSet[str]) -> list[StoredAnswer]:
+        query = "SELECT meta FROM entries WHERE document_id = ?"
+        return [
+            entry_of(row[0])
+            for document_id in document_ids
+            for row in self._database.execute(query, (document_id,))
         ]
 
     def forget(self, entries: Sequence[StoredAnswer], document_ids: Sequence[str]) -> None:

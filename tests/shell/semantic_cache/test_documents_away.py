@@ -59,3 +59,16 @@ async def test_a_server_that_goes_away_costs_no_look_up(start, tmp_path):
         await cache.answered(ASKED, answer("Click on forgot."))
     assert (await cache.ask(PARAPHRASE)).status_code == 204
     assert (await cache.ask(ASKED)).status_code == 200
+
+
+async def test_a_purge_that_does_not_reach_the_documents_says_so(start, tmp_path):
+    port = free_port()
+    with redis_on(port, tmp_path) as url:
+        cache = await start(tier(), RedisDocuments(url))
+        await cache.answered(ASKED, answer("Click on forgot."))
+        again = await start(tier(), RedisDocuments(url))
+    for asked in (cache, again, await start(tier(), RedisDocuments(url))):
+        failed = await asked.client.post("/purge", json={})
+        assert (failed.status_code, failed.json()["error"]["code"]) == (503, "documents_away")
+        assert failed.headers["retry-after"] == "5"
+    assert (await cache.ask(PARAPHRASE)).status_code == 204

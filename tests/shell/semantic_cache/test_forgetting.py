@@ -178,3 +178,45 @@ async def test_a_text_that_cannot_be_read_now_is_to_be_asked_about_again(start, 
     assert refused.json()["error"]["code"] == "overloaded"
     found = (await cache.client.post(path, json={"text": ASKED})).json()
     assert found.get("purged", len(found.get("entries", []))) == 1
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+async def test_a_purge_by_text_reaches_what_nobody_has_asked_since_the_restart(
+    start, store, request, tmp_path
+):
+    def documents():
+        if store == "redis":
+            return RedisDocuments(request.getfixturevalue("redis_url") if not made else made[0]._url)
+        return SqliteDocuments(tmp_path / "shared.sqlite")
+
+    made = []
+    made.append(documents())
+    before = await start(tier(explore=1.0), made[0])
+    await before.answered(ASKED, answer("Click on forgot."))
+    await before.answered(PARAPHRASE, answer("Click on forgot."))
+    await before.answered(ASKED, answer("No."), tenant="b")
+    # It has loaded no partition yet.
+    after = await start(tier(), documents())
+    scope = {"text": ASKED, "similarity": 0.99, "tenant": "a"}
+    assert (await after.client.post("/purge", json=scope)).json() == {"purged": 2}
+    assert (await after.ask(THIRD)).status_code == 204
+    assert (await after.ask(THIRD, tenant="b")).content == answer("No.")
+
+
+async def test_a_similarity_without_a_text_purges_nothing(start):
+    cache = await start(tier())
+    await cache.answered(ASKED, answer("Click on forgot."))
+    refused = await cache.client.post("/purge", json={"similarity": 0.9})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "similarity")
+    assert (await cache.ask(ASKED)).status_code == 200
+
+
+async def test_an_answer_without_a_lease_may_be_from_before_a_purge(start):
+    cache = await start(tier())
+    assert (await cache.ask(ASKED)).status_code == 204
+    assert (await cache.ask(ASKED, tenant="b")).status_code == 204
+    assert (await cache.client.post("/purge", json={"tenant": "a"})).status_code == 200
+    await cache.tell(ASKED, answer("From before."))
+    await cache.tell(ASKED, answer("Of another."), tenant="b")
+    assert (await cache.ask(ASKED)).status_code == 204
+    assert (await cache.ask(ASKED, tenant="b")).content == answer("Of another.")

@@ -239,9 +239,9 @@ async def test_a_purge_near_a_text_reaches_the_disk(start):
     cache = await start(tier(room=1, on_disk=10, share_max=1.0))
     for text in (ASKED, "Why does bread rise?"):
         await cache.answered(text, answer(f"About: {text}"))
-    gone, _ = await cache.service.near.purge(
+    purged = await cache.service.near.purge(
         PurgeScope(), vector=(await cache.service._encoder.encode([ASKED])).vectors[0], similarity_min=0.9
     )
-    assert gone == 1
+    assert (purged.entries, purged.is_whole) == (1, True)
     assert len(cache.service.near.tier.store) == 1
     assert (await cache.ask(PARAPHRASE)).status_code == 204

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.policy.semantic_cache.identity import Partition
 from cluster.policy.semantic_cache.store import PurgeScope, StoredAnswer
-from deployments.semantic_cache import resting
+from deployments.semantic_cache import resting, sqlite_documents
 from deployments.semantic_cache.cells import trained
 from deployments.semantic_cache.documents import Document
 from deployments.semantic_cache.sqlite_documents import SqliteDocuments
@@ -112,11 +112,12 @@ def test_a_purge_reaches_what_rests(disk, scope, left):
 
 
 def test_what_is_near_a_text_is_found_for_operators_in_every_cell(disk, monkeypatch):
-    monkeypatch.setattr(resting, "_READ_AT_A_TIME", 7)
+    monkeypatch.setattr(sqlite_documents, "_READ_AT_A_TIME", 7)
     disk.documents.resting.rest([disk.keep(number) for number in range(30)])
-    near = disk.documents.resting.near(PurgeScope(), disk.vectors[21], similarity_min=0.99)
+    near = disk.documents.near(PurgeScope(), disk.vectors[21], similarity_min=0.99, answers=set())
     assert [found.entry_id for found in near] == ["mill-0021"]
-    assert disk.documents.resting.near(PurgeScope(tenant="weir"), disk.vectors[21], similarity_min=0.0) == []
+    weir = PurgeScope(tenant="weir")
+    assert disk.documents.near(weir, disk.vectors[21], similarity_min=0.0, answers=set()) == []
 
 
 def test_what_expires_goes_and_a_shared_answer_stays_while_anyone_needs_it(disk):

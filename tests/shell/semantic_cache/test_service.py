@@ -281,12 +281,13 @@ async def test_metrics_are_those_of_the_catalogue(cache):
     await cache.client.post("/store", content=SSE, headers=store_headers())
     await cache.client.post("/lookup", json=query())
     await cache.client.post("/purge", json={})
-    await cache.client.post("/store", content=SSE, headers=store_headers())
+    lease = (await cache.client.post("/lookup", json=query())).headers[CACHE_LEASE]
+    await cache.client.post("/store", content=SSE, headers=store_headers(**{CACHE_LEASE: lease}))
     text = (await cache.client.get("/metrics")).text
     for line in (
         'tidemill_cache_lookups_total{outcome="hit"} 1.0',
         'tidemill_cache_lookups_total{outcome="shared"} 0.0',
-        'tidemill_cache_lookups_total{outcome="miss"} 1.0',
+        'tidemill_cache_lookups_total{outcome="miss"} 2.0',
         'tidemill_cache_evictions_total{reason="purged"} 1.0',
         "tidemill_cache_entries 1.0",
         f"tidemill_cache_bytes {float(len(SSE))}",

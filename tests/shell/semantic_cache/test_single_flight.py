@@ -7,7 +7,13 @@ import pytest
 
 from cluster.config.semantic_cache import ExactTierConfig
 from deployments.semantic_cache.exact import Entry, EntryKey
-from deployments.semantic_cache.single_flight import Lease, LeaseMismatchError, SingleFlight, Waiter
+from deployments.semantic_cache.single_flight import (
+    ANSWER_TAKES_MAX_S,
+    Lease,
+    LeaseMismatchError,
+    SingleFlight,
+    Waiter,
+)
 
 pytestmark = pytest.mark.looptime
 
@@ -197,3 +203,31 @@ async def test_a_lease_is_good_for_its_key_only():
     assert flights.check(None, KEY)
     assert flights.check("run out long ago", KEY)
     flights.close()
+
+
+@pytest.mark.parametrize("named", [("a", "m"), ("a", None), (None, "m"), (None, None)])
+async def test_who_has_no_lease_any_more_may_be_from_before_a_purge(named):
+    flights = flights_with(lease_s=60.0)
+    lease = flights.ask(KEY)
+    flights.void(*named)
+    await asyncio.sleep(61.0)
+    assert not flights.check(lease.token, KEY)
+    assert not flights.check(None, KEY)
+    assert flights.check(None, KEY._replace(tenant="b", model="n")) == (named != (None, None))
+    fresh = flights.ask(KEY)
+    assert flights.check(fresh.token, KEY)
+    await asyncio.sleep(ANSWER_TAKES_MAX_S)
+    assert flights.check(lease.token, KEY)
+
+
+async def test_purges_that_are_too_many_to_remember_count_for_all():
+    flights = flights_with()
+    flights.void("a", None)
+    assert flights.check(None, KEY._replace(tenant="c"))
+    for number in range(2_000):
+        flights.void(f"t{number}", "m")
+    assert not flights.check(None, KEY)
+    assert not flights.check(None, KEY._replace(tenant="c"))
+    await asyncio.sleep(ANSWER_TAKES_MAX_S + 1.0)
+    assert flights.check(None, KEY)
+    assert len(flights._purges) <= 1_024
