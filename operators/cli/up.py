@@ -26,7 +26,7 @@ from operators.cli.state import (
 )
 from operators.cli.stop_signals import StopRequested, StopSignals, stop_with_parent
 from operators.local_cluster.cluster import LocalCluster, LocalClusterError, runtime_dir_of
-from operators.local_cluster.environment import gateway_environment
+from operators.local_cluster.environment import LOCAL_NOTICE_S, gateway_environment
 from operators.local_cluster.failures import last_errors
 from operators.local_cluster.preflight import observe_facts, problems, wanted_ports
 from operators.prometheus.targets import TargetsFile
@@ -109,7 +109,8 @@ class _Run:
         weights = self._weights()
         self._train_adapters()
         deadline_at_s = time.monotonic() + self._config.local_cluster.start_timeout_s
-        env = {**gateway_environment(self._config.gateway.request_timeout_s), **os.environ}
+        serve = gateway_environment(self._config.gateway.request_timeout_s, notice_s=LOCAL_NOTICE_S)
+        env = {**serve, **os.environ}
         cluster = LocalCluster(self._config.local_cluster, state_dir=self._state_dir, env=env)
         self._cluster = cluster
         with self._reporter.step("starting Ray"):

@@ -7,10 +7,9 @@ progress goes out as one JSON object per line.
 
 import contextlib
 import json
-import os
 import sys
-import traceback
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from deployments.app import GATEWAY_APPLICATION, deploy
 from deployments.directory.actor import ACTOR_NAME as DIRECTORY_ACTOR
 from deployments.directory.actor import NAMESPACE
 from deployments.model_learning.actor import ACTOR_NAME as LEARNER_ACTOR
+from operators.cli.deployer import carry_out
 from operators.job.code_package import copy_code
 from operators.job.records import forget_versions, read_versions, write_versions
 from operators.job.rollout import RolloutPlan, Running, plan_rollout
@@ -34,28 +34,13 @@ from operators.provisioner.actor import start_provisioner
 Progress = Callable[[str], None]
 _EXISTING = ("STARTING", "UPDATING", "RECOVERING", "RUNNING")
 _SERVE_SETTINGS = "RAY_SERVE_"
+_POLL_S = 0.2
 _OPTIONAL_ACTORS = {LEARNER: LEARNER_ACTOR, COORDINATOR: COORDINATOR_ACTOR}
 """Which some configurations have no use for."""
 
 
-def main() -> int:
-    """Carry out the order on standard input."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what Ray prints goes to the log, not between the events
-    order = json.load(sys.stdin)
-
-    def tell(**event: Any) -> None:
-        print(json.dumps(event), file=events, flush=True)
-
-    try:
-        done = _down(order, lambda text: tell(progress=text)) if order["down"] else _roll_out(order, tell)
-    except Exception as error:  # noqa: BLE001 - every failure becomes one line for the person who waits
-        traceback.print_exc()
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        tell(error=lines[0] if lines else type(error).__name__)
-        return 1
-    tell(done=done)
-    return 0
+def _work(order: dict[str, Any], progress: Progress) -> dict[str, list[str]]:
+    return _down(order, progress) if order["down"] else _roll_out(order, progress)
 
 
 def _connect(order: dict[str, Any], runtime_env: dict[str, Any]) -> None:
@@ -68,7 +53,7 @@ def _connect(order: dict[str, Any], runtime_env: dict[str, Any]) -> None:
     )
 
 
-def _roll_out(order: dict[str, Any], tell: Callable[..., None]) -> dict[str, list[str]]:
+def _roll_out(order: dict[str, Any], progress: Progress) -> dict[str, list[str]]:
     config = TidemillConfig.model_validate(order["config"])
     state_dir, environment = Path(order["state_dir"]), order["environment"]
     code = copy_code(state_dir / "job-code")
@@ -88,17 +73,15 @@ def _roll_out(order: dict[str, Any], tell: Callable[..., None]) -> dict[str, lis
     plan = plan_rollout(config, wanted, noted, _running(), _free_by_node())
     kept = [part for part in plan.kept if part in wanted]
     if kept:
-        tell(progress=f"unchanged: {', '.join(kept)}")
+        progress(f"unchanged: {', '.join(kept)}")
     # What is being replaced has no version until it is there: a job that fails half-way counts as not done.
     write_versions({part: version for part, version in noted.items() if part not in plan.changed})
-    _apply(config, plan, order, tell)
+    _apply(config, plan, order, progress)
     write_versions(wanted)
     return {"changed": list(plan.changed), "kept": kept, "removed": list(plan.removed)}
 
 
-def _apply(
-    config: TidemillConfig, plan: RolloutPlan, order: dict[str, Any], tell: Callable[..., None]
-) -> None:
+def _apply(config: TidemillConfig, plan: RolloutPlan, order: dict[str, Any], progress: Progress) -> None:
     state_dir = Path(order["state_dir"])
     if DIRECTORY in plan.changed:
         # Another version's messages may have another form. Routers serve from their last picture meanwhile.
@@ -113,17 +96,15 @@ def _apply(
         state_dir=state_dir,
         weights={name: model.source for name, model in config.models.items()},
         admin_key=order["admin_key"],
-        progress=lambda text: tell(progress=text),
+        progress=progress,
         rollout=rollout,
     )
-    for application in plan.removed:
-        tell(progress=f"removing {application}")
-        serve.delete(application)
+    _remove(plan.removed, progress)
     if PROVISIONER in plan.changed or plan.removed:
-        tell(progress="starting the fleet provisioner")
+        progress("starting the fleet provisioner")
         start_provisioner(config, state_dir)
     if COORDINATOR in plan.changed:
-        tell(progress="starting the coordinator of adapters")
+        progress("starting the coordinator of adapters")
         start_coordinator(config, state_dir)
     for part, actor in _OPTIONAL_ACTORS.items():
         if part not in (*plan.changed, *plan.kept):
@@ -150,14 +131,13 @@ def _free_by_node() -> list[dict[str, float]]:
 
 
 def _down(order: dict[str, Any], progress: Progress) -> dict[str, list[str]]:
-    """Remove the gateway first, so that nobody is let in any more, then pools, then actors."""
+    """Remove the gateway first, which finishes what it has let in, then all that it needed, then actors."""
     _connect(order, {})
     ours = [part for part in read_versions() if not part.startswith("actor:")]
     present = serve.status().applications
     removed = [name for name in sorted(ours, key=lambda name: name != GATEWAY_APPLICATION) if name in present]
-    for name in removed:
-        progress(f"removing {name}")
-        serve.delete(name)
+    _remove([name for name in removed if name == GATEWAY_APPLICATION], progress)
+    _remove([name for name in removed if name != GATEWAY_APPLICATION], progress)
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] == NAMESPACE:
             _kill(actor["name"])
@@ -168,10 +148,23 @@ def _down(order: dict[str, Any], progress: Progress) -> dict[str, list[str]]:
     return {"removed": removed}
 
 
+def _remove(applications: Sequence[str], progress: Progress) -> None:
+    """Delete applications together and wait for all: each drains for seconds at least, and for as long as its
+    streams last, which is longer than Serve itself would wait.
+    """
+    if not applications:
+        return
+    progress(f"removing {', '.join(applications)}")
+    for name in applications:
+        serve.delete(name, _blocking=False)
+    while not serve.status().applications.keys().isdisjoint(applications):
+        time.sleep(_POLL_S)
+
+
 def _kill(actor: str) -> None:
     with contextlib.suppress(ValueError, ray.exceptions.RayError):
         ray.kill(ray.get_actor(actor, NAMESPACE), no_restart=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(_work))

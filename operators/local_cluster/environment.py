@@ -77,8 +77,6 @@ def cluster_environment(
         # What Serve's HTTP servers leave to the router.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.middlewares",
         "RAY_SERVE_HAPROXY_LOG_TARGET": SYSLOG_NOWHERE,
-        # The balancer is on this machine and is told at once; no other needs time to notice.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # Serve looks three times before it starts an ingress that has died anew; nobody is served meanwhile.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # Serve has been shut down before the head gets its SIGTERM: nothing on the node is left to drain.
@@ -102,10 +100,21 @@ _ELSEWHERE = frozenset(
 """Settings that would lead our processes to another cluster."""
 
 
-def gateway_environment(request_timeout_s: float) -> dict[str, str]:
-    """Serve's settings wherever it runs: how patient it is, and how soon it gives up what stands still."""
+LOCAL_NOTICE_S = 2
+"""See `gateway_environment`: the ingress is on this machine."""
+
+
+def gateway_environment(request_timeout_s: float, *, notice_s: int = 5) -> dict[str, str]:
+    """Serve's settings wherever it runs: how patient it is, and how soon it gives up what stands still.
+
+    Args:
+        request_timeout_s: the longest that a request may take.
+        notice_s: how long every leaving replica goes on taking requests because the ingress may not have
+            heard. Serve leaves 30 s to balancers outside the cluster, which ours never talk to.
+    """
     patience_s = int(request_timeout_s) + 60
     return {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(notice_s),
         # HAProxy must not cut a stream that the router still feeds.
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(patience_s),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(patience_s),
