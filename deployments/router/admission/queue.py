@@ -80,6 +80,7 @@ class AdmissionQueue:
         tenant: str = "",
         cost_tokens: float = 1.0,
         wants: Hashable = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> T:
         """Wait until the attempt gives a result; those of the same key and tenant who came earlier go first.
 
@@ -94,6 +95,7 @@ class AdmissionQueue:
             cost_tokens: what it counts for in the tenant's share.
             wants: what the attempt would take, where it is not everything: it does not hold up who wants
                 something else.
+            on_wait: told if the request has to stand in line.
 
         Raises:
             ApiError: 429 if the queue is full, 503 when the time is up.
@@ -115,6 +117,8 @@ class AdmissionQueue:
                 return result  # type: ignore[no-any-return]
         self._make_room(waiter)
         self._lines.add(waiter)
+        if on_wait is not None:
+            on_wait()
         try:
             async with asyncio.timeout(timeout_s):
                 granted: T = await waiter.granted

@@ -32,8 +32,6 @@ from deployments.router.wire.upstream import ReplicaError
 from deployments.tracing import Step
 
 _BACK_OFF_S = 0.3
-_QUEUED_S = 0.001
-"""A grant that took longer was waited for."""
 
 
 class EngineAnswer:
@@ -102,10 +100,9 @@ class EngineAnswer:
         attempts_max = self._core.config.gateway.max_attempts
         grants = Grants(self._core)
         for number in range(1, attempts_max + 1):
-            asked_at_s = self._core.now_s()
             by_s = self._request.deadline_at_s
             grant = await grants.take(self.signals, exclude, may_split=number == 1, deadline_at_s=by_s)
-            if self._core.now_s() - asked_at_s > _QUEUED_S:
+            if grant.queued:
                 self.reasons.append(Reason.QUEUED)
             failure = await self._attempt(grant)
             if failure is None:

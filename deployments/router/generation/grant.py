@@ -29,6 +29,8 @@ class Grant:
     path: PathDecision | None
     view: ReplicaView
     dispatch: Dispatch
+    queued: bool = False
+    """Whether the request stood in line for it."""
 
     @property
     def disaggregated(self) -> bool:
@@ -62,6 +64,7 @@ class Grants:
             ApiError: 429 if the queue is full, 503 if no replica came in time.
         """
         last: list[ReplicaDecision] = []
+        waited: list[bool] = []
         timeout_s = self._core.config.gateway.queue_timeout_s
         if deadline_at_s is not None:
             timeout_s = min(timeout_s, max(0.0, deadline_at_s - self._core.now_s()))
@@ -80,7 +83,7 @@ class Grants:
                 (_WHY_NOT[reason] for reason in reasons if reason in _WHY_NOT), "No replica was free."
             )
 
-        return await self._core.queue.until(
+        found = await self._core.queue.until(
             attempt,
             key=signals.model,
             tenant=signals.tenant,
@@ -89,7 +92,10 @@ class Grants:
             discard=lambda grant: grant.dispatch.release(),
             timeout_s=timeout_s,
             why=why,
+            on_wait=lambda: waited.append(True),
         )
+        found.queued = bool(waited)
+        return found
 
     def _shed(self, signals: RequestSignals, decision: ReplicaDecision, deadline_at_s: float | None) -> None:
         """429 instead of an answer that would come too late, where the configuration says what that is."""

@@ -1,6 +1,7 @@
 """At every bound a clear answer: 413, 429, 503, 504, never growth without end."""
 
 import asyncio
+import time
 
 import aiohttp
 import orjson
@@ -57,8 +58,23 @@ async def test_who_waits_is_answered_as_soon_as_a_replica_comes(cluster):
     waiting = asyncio.create_task(cluster.chat())
     await cluster.until(lambda: cluster.core.queue.queued == 1)
     cluster.engines.update(gone)
-    assert (await waiting).status == 200
+    answer = await waiting
+    assert answer.status == 200
+    assert "queued" in (await cluster.decision(answer))["reasons"]
     await cluster.assert_idle()
+
+
+async def test_who_was_served_at_once_has_not_queued_however_long_it_took(cluster, monkeypatch):
+    choose = cluster.core.choose_answering
+
+    def slowly(*arguments):
+        time.sleep(0.02)  # a busy machine
+        return choose(*arguments)
+
+    monkeypatch.setattr(cluster.core, "choose_answering", slowly)
+    answer = await cluster.chat()
+    assert answer.status == 200
+    assert "queued" not in (await cluster.decision(answer))["reasons"]
 
 
 async def test_without_tokens_there_is_no_waiting(cluster):
