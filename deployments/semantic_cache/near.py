@@ -300,9 +300,10 @@ class NearMatches:
         if len(self._loaded) > _PARTITIONS_LOADED_MAX:
             self._loaded.popitem(last=False)
         for entry, vector in kept:
-            if self.tier.store.get(entry.entry_id) is None:
+            is_too_old = self._now_s() - entry.stored_at_s >= self._life_s(entry.category)
+            if self.tier.store.get(entry.entry_id) is None and not is_too_old:
                 self.tier.store.put(entry, vector)
-        self.sweep()
+        self._forget_removed()
 
     async def _wake(self, query: SemanticQuery) -> None:
         """Brings what is near and has no room in memory back there; the look-up that follows decides."""

@@ -12,7 +12,7 @@ from cluster.config.semantic_cache import (
     JudgeModelConfig,
 )
 from cluster.metrics import CATALOGUE
-from cluster.policy.semantic_cache.store import PurgeScope
+from cluster.policy.semantic_cache.store import PurgeScope, SemanticStore
 from deployments.http_port import HttpPort
 from deployments.messages import (
     CACHE_ENTRY,
@@ -245,3 +245,26 @@ async def test_a_purge_near_a_text_reaches_the_disk(start):
     assert (purged.entries, purged.is_whole) == (1, True)
     assert len(cache.service.near.tier.store) == 1
     assert (await cache.ask(PARAPHRASE)).status_code == 204
+
+
+async def test_a_partition_that_is_new_does_not_cost_more_the_more_others_hold(start, monkeypatch):
+    cache = await start(tier(explore=1.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    looked_at, entries = [], SemanticStore.entries
+
+    def counted(store):
+        looked_at.append(1)
+        return entries(store)
+
+    monkeypatch.setattr(SemanticStore, "entries", counted)
+    assert (await cache.ask(PARAPHRASE, scope="6d" * 32)).status_code == 204
+    assert looked_at == []
+
+
+async def test_what_grew_too_old_on_disk_takes_no_room_in_memory(start):
+    cache = await start(tier(ttl_s=100.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    again = await start(tier(ttl_s=100.0))
+    again.clock.now_s = cache.clock.now_s + 200.0
+    assert (await again.ask(PARAPHRASE)).status_code == 204
+    assert len(again.service.near.tier.store) == 0
