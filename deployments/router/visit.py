@@ -10,6 +10,7 @@ from cluster.entities.reasons import Reason
 from cluster.entities.workload import RequestSignals
 from deployments.router.core import RouterCore
 from deployments.router.guardrails.chain import Guarded
+from deployments.router.tenants.gate import ONCE, Asks
 from deployments.router.tenants.keys import Caller
 from deployments.router.tenants.tenants import Admission
 from deployments.router.wire.responder import Responder
@@ -35,9 +36,16 @@ class Visit:
         self._caller = caller
         self._guarded = guarded
         self._admission: Admission | None = None
+        self.models_max = 1
+        """How many models may answer the request, one after the other: as many as were reserved for."""
 
     async def enter(
-        self, signals: RequestSignals, answers: int, responder: Responder, reasons: list[Reason]
+        self,
+        signals: RequestSignals,
+        answers: int,
+        responder: Responder,
+        reasons: list[Reason],
+        asks: Asks = ONCE,
     ) -> None:
         """Be let in, or not.
 
@@ -46,6 +54,7 @@ class Visit:
             answers: how many it asks for.
             responder: gets the headers that tell of limits.
             reasons: get what there is to say about it.
+            asks: what it may ask of engines.
 
         Raises:
             ApiError: 400, 402, 429 or 503.
@@ -54,9 +63,13 @@ class Visit:
             reasons += self._guarded.reasons
             if self._guarded.refusal is not None:
                 raise self._guarded.refusal
+        self.models_max = asks.models
         if self._tenants is None or self._caller is None:
             return
-        size = self._tenants.size_of(self._caller, signals, answers)
+        if asks is not ONCE:
+            asks = self._tenants.fitting(self._caller, signals, answers, asks)
+            self.models_max = asks.models
+        size = self._tenants.size_of(self._caller, signals, answers, asks)
         self._admission = await self._tenants.admit(self._caller, size, responder.headers)
         if self._admission is not None and self._admission.reservation is None:
             reasons.append(Reason.LIMITS_UNCHECKED)

@@ -69,6 +69,7 @@ class Cascade:
         *,
         ask: AskModel,
         arrived_at_s: float,
+        models_max: int,
     ) -> None:
         """Take a request whose model is open.
 
@@ -78,9 +79,12 @@ class Cascade:
             request: as parsed.
             ask: asks one model.
             arrived_at_s: when the request came.
+            models_max: how many may be asked.
         """
         self._core = core
-        self._config: CascadeConfig = core.config.routing.models.cascade
+        self._config: CascadeConfig = core.config.routing.models.cascade.model_copy(
+            update={"models_max": models_max}
+        )
         self._chooser = chooser
         self._request = request
         self._ask = ask

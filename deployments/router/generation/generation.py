@@ -35,6 +35,7 @@ from deployments.router.generation.engine_answer import EngineAnswer
 from deployments.router.generation.observation import begin_trace, tell
 from deployments.router.generation.open_model import OpenModel
 from deployments.router.generation.relay import Relayed
+from deployments.router.tenants.gate import ONCE
 from deployments.router.visit import Visit
 from deployments.router.wire.errors import ApiError
 from deployments.router.wire.requests import ParsedRequest
@@ -92,7 +93,10 @@ class Generation:
         """
         try:
             async with asyncio.timeout(self._core.config.gateway.request_timeout_s):
-                await self._visit.enter(self.signals, self._request.answers, self._responder, self._reasons)
+                asks = ONCE if self._open is None else self._open.asks
+                await self._visit.enter(
+                    self.signals, self._request.answers, self._responder, self._reasons, asks
+                )
                 if not await self._answer_from_cache():
                     await self._answer_from_engines()
         except TimeoutError:
@@ -273,7 +277,12 @@ class Generation:
 
     async def _ask_until_good_enough(self, chooser: OpenModel) -> None:
         cascade = Cascade(
-            self._core, chooser, self._request, ask=self._ask_held, arrived_at_s=self._arrived_at_s
+            self._core,
+            chooser,
+            self._request,
+            ask=self._ask_held,
+            arrived_at_s=self._arrived_at_s,
+            models_max=self._visit.models_max,
         )
         try:
             await cascade.run()

@@ -17,6 +17,7 @@ from deployments.router.generation.automatic import answer_signals, asks_for_jso
 from deployments.router.generation.relay import Relayed
 from deployments.router.generation.user_text import last_user_text, user_texts
 from deployments.router.models.choice import ModelRouter, OpenRequest
+from deployments.router.tenants.gate import ONCE, Asks
 from deployments.router.wire.requests import ParsedRequest
 
 
@@ -87,6 +88,15 @@ class OpenModel:
             and self._request.splittable
             and not self._request.body.get("tools")
         )
+
+    @property
+    def asks(self) -> Asks:
+        """What the request may ask of engines."""
+        if not self.cascades:
+            return ONCE
+        cascade = self._core.config.routing.models.cascade
+        models = min(cascade.models_max, len(self._core.config.models))
+        return Asks(models=models, judged=cascade.verifier != "margins")
 
     def further(self, asked: Collection[str]) -> tuple[CascadeOption, ...]:
         """The models that may still be asked."""

@@ -41,6 +41,19 @@ class Size:
     """For prompt and output."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asks:
+    """What one request may ask of engines."""
+
+    models: int = 1
+    """How many answer it, one after the other."""
+    judged: bool = False
+    """Whether a model is shown each answer, with its question, to judge it."""
+
+
+ONCE = Asks()
+
+
 @dataclass(slots=True, eq=False)
 class _Want:
     size: Size
@@ -133,6 +146,11 @@ class TenantGate:
         await self._report_usage()
         rows: list[UsageRow] = await self._in_thread(self._ledger.usage)
         return rows
+
+    def could_fit(self, tenant: str, size: Size) -> bool:
+        """Whether a request would be let in if nothing was used yet."""
+        leases = self._states[tenant].leases
+        return leases.too_large(*_reserve(leases, size)) is None
 
     async def admit(self, tenant: str, size: Size) -> Reservation | None:
         """Reserve what a request may use; None if it is let in although nobody could be asked.

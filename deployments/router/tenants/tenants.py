@@ -1,7 +1,7 @@
 """Tenants at the router: who calls, whether they may, what they have used, and whose turn it is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.config import TidemillConfig
@@ -15,12 +15,15 @@ from cluster.policy.tenancy.fair_order import Flow
 from cluster.policy.tenancy.windows import slot_end_s, slot_name
 from deployments.router.tenants.answers import headers, model_refused
 from deployments.router.tenants.counters import TenantMetrics
-from deployments.router.tenants.gate import Size, TenantGate
+from deployments.router.tenants.gate import ONCE, Asks, Size, TenantGate
 from deployments.router.tenants.keys import OPERATOR, Caller, KeyRing
 from deployments.router.tenants.lease import Reservation
 from deployments.router.wire.errors import ApiError
 from deployments.tenants.ledger import UsageRow
 from deployments.tenants.stores import key_store, ledger
+
+_VERDICT_TOKENS = 64
+"""What asks for a verdict, beside question and answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +123,28 @@ class Tenants:
         """A tenant's place in the order of the queue."""
         return self._flows.get(tenant, self._operator)
 
-    def size_of(self, caller: Caller, signals: RequestSignals, answers: int) -> Size:
-        """What a request for tokens may use, with so many answers."""
+    def size_of(self, caller: Caller, signals: RequestSignals, answers: int, asks: Asks = ONCE) -> Size:
+        """What a request for tokens may use, with so many answers of so many models."""
         bound = signals.max_output_tokens
         output = self._config.tenants.output_tokens_assumed if bound is None else bound
+        prompt_tokens, output_tokens = asks.models * signals.prompt_tokens, asks.models * answers * output
+        if asks.judged:
+            prompt_tokens += asks.models * (signals.prompt_tokens + output + _VERDICT_TOKENS)
+            output_tokens += asks.models
         return Size(
-            prompt_tokens=signals.prompt_tokens,
-            output_tokens=answers * output,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
             flexible=bound is None,
             usd_per_token=self._price(signals.model, caller),
         )
+
+    def fitting(self, caller: Caller, signals: RequestSignals, answers: int, asks: Asks) -> Asks:
+        """As much of what a request may ask as its tenant's limits could ever hold: at least one model."""
+        while asks.models > 1 and caller.tenant != OPERATOR:
+            if self.gate.could_fit(caller.tenant, self.size_of(caller, signals, answers, asks)):
+                break
+            asks = replace(asks, models=asks.models - 1)
+        return asks
 
     async def admit(self, caller: Caller, size: Size, answer_headers: dict[str, str]) -> Admission | None:
         """Let a request in, or not; None for the operator.

@@ -2,9 +2,13 @@
 
 import asyncio
 import math
+import time
 
 import orjson
 import pytest
+
+from deployments.tenants.keys import FileKeys, new_key
+from tests.shell.router.little_cluster import ADMIN_KEY
 
 TWO = {
     "models": {
@@ -317,3 +321,45 @@ async def test_a_cascade_s_answer_is_cached_in_the_client_s_form(cascade_of):
     assert again.headers["x-tidemill-cache"] == "exact"
     assert len(again.events) == len(first.events)
     assert (len(small.asked), len(vast.asked)) == (1, 1)
+
+
+async def _of_a_tenant(cascade_of, tmp_path, small, vast, limit, **changes):
+    """A cluster whose one tenant may use so many tokens a minute, and a key of it."""
+    record, key = new_key("acme", name="test", now_s=time.time(), expires_at_s=None)
+    FileKeys(tmp_path / "tenants" / "keys.json").change(lambda keys: {**keys, record.key_id: record})
+    tenants = {"enabled": True, "tenants": {"acme": {"tokens_per_minute": limit}}}
+    cluster = await cascade_of(small, vast, tenants=tenants, **changes)
+
+    async def asked(**fields):
+        body = {"model": "auto", "messages": [{"role": "user", "content": "Why?"}], **fields}
+        return await cluster.post("/v1/chat/completions", body, authorization=f"Bearer {key}")
+
+    return cluster, asked
+
+
+async def test_a_tenant_reserves_what_all_models_may_use_and_pays_what_they_did(cascade_of, tmp_path):
+    small, vast = Model("sim", 0.05, pause_s=0.3), Model("vast", 5.0)
+    cluster, asked = await _of_a_tenant(cascade_of, tmp_path, small, vast, 300)
+    both = await asyncio.gather(asked(max_tokens=100), asked(max_tokens=100))
+    assert sorted(answer.status for answer in both) == [200, 429], "two models of 100 tokens fit once"
+    (answered,) = [answer for answer in both if answer.status == 200]
+    assert answered.json["usage"]["total_tokens"] == 26
+    assert (await asked(max_tokens=100)).status == 200, "274 are left"
+    rows = (await cluster.get("/admin/usage", key=ADMIN_KEY)).json["usage"]
+    assert {row["prompt_tokens"] + row["output_tokens"] for row in rows} == {52}
+
+
+async def test_a_cascade_asks_no_more_models_than_its_tenants_limits_hold(cascade_of, tmp_path):
+    small, vast = Model("sim", 0.05), Model("vast", 5.0)
+    _, asked = await _of_a_tenant(cascade_of, tmp_path, small, vast, 150)
+    answer = await asked(max_tokens=100)
+    assert (answer.status, answer.headers["x-tidemill-model"]) == (200, "sim")
+    assert vast.asked == []
+
+
+async def test_a_judge_s_tokens_are_reserved_as_well(cascade_of, tmp_path):
+    small, vast = Model("sim", 5.0, verdict=0.95), Model("vast", 5.0)
+    _, asked = await _of_a_tenant(cascade_of, tmp_path, small, vast, 150, **_verified_by("self_check"))
+    refused = await asked(max_tokens=100)
+    assert refused.status == 429, "100 for the answer and more for who reads it"
+    assert (await asked(max_tokens=20)).status == 200
