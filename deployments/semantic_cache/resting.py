@@ -55,10 +55,8 @@ class RestingEntries:
         database.executescript(_SCHEMA)
         self._count = self._counted()
         self._rested = 0
-        row = database.execute("SELECT count, centres FROM cells").fetchone()
-        self._cells: Cells | None = None
-        if row is not None:
-            self._cells = Cells(np.frombuffer(row[1], dtype="<f4").reshape(row[0], -1).astype(np.float32))
+        self._made: Cells | None = None
+        """As they were when they were looked at last."""
 
     def __len__(self) -> int:
         return self._count
@@ -66,17 +64,20 @@ class RestingEntries:
     def rest(self, entries: Sequence[StoredAnswer]) -> None:
         """Takes in entries that memory gave up; those whose rows are gone are left out."""
         with self._database as database:
+            # Before the cells are looked at: nobody else may make others until these entries have theirs.
+            database.execute("BEGIN IMMEDIATE")
+            cells = self._cells()
             for entry in entries:
                 query = "SELECT vector FROM entries WHERE entry_id = ?"
                 row = database.execute(query, (entry.entry_id,)).fetchone()
                 if row is not None:
-                    self._place(database, entry, vector_of(row[0]))
+                    self._place(database, entry, vector_of(row[0]), cells)
             if self._rested >= _COUNTED_EVERY:
                 # What expired or was purged meanwhile was not counted down.
                 self._count, self._rested = self._counted(), 0
             self._keep_bound(database)
         wanted = max((cells for entries, cells in STAGES if self._count >= entries), default=0)
-        if wanted > (0 if self._cells is None else len(self._cells.centres)):
+        if wanted > (0 if cells is None else len(cells.centres)):
             self._train(wanted)
 
     def wake(self, entries: Sequence[StoredAnswer]) -> None:
@@ -89,12 +90,13 @@ class RestingEntries:
     def nearest(self, partition: Partition, vector: Vector, count: int) -> list[Kept]:
         """The nearest entries of a partition, the nearest first."""
         number = _number(partition)
-        if self._cells is None:
+        made = self._cells()
+        if made is None:
             rows = self._database.execute(
                 "SELECT entry_id, vector FROM resting WHERE partition = ?", (number,)
             )
         else:
-            cells = self._cells.nearest(vector, _CELLS_READ)
+            cells = made.nearest(vector, _CELLS_READ)
             marks = ",".join("?" * len(cells))
             rows = self._database.execute(
                 f"SELECT entry_id, vector FROM resting WHERE partition = ? AND cell IN ({marks})",  # noqa: S608
@@ -118,9 +120,11 @@ class RestingEntries:
         ).fetchone()
         return None if row is None else (entry_of(row[0]), vector_of(row[1]))
 
-    def _place(self, database: sqlite3.Connection, entry: StoredAnswer, vector: Vector) -> None:
+    def _place(
+        self, database: sqlite3.Connection, entry: StoredAnswer, vector: Vector, cells: Cells | None
+    ) -> None:
         number = _number(entry.partition)
-        cell = _OF_ONE_CELL if self._cells is None else int(self._cells.of(vector[np.newaxis])[0])
+        cell = _OF_ONE_CELL if cells is None else int(cells.of(vector[np.newaxis])[0])
         new = database.execute(
             "INSERT OR IGNORE INTO places VALUES (?, ?, ?)", (entry.entry_id, number, cell)
         ).rowcount
@@ -143,17 +147,35 @@ class RestingEntries:
         database.execute("DELETE FROM documents WHERE document_id NOT IN (SELECT document_id FROM entries)")
         self._count = self._counted()
 
+    def _cells(self) -> Cells | None:
+        """The cells of the file; another replica may have made others. There are never two of one number."""
+        known = 0 if self._made is None else len(self._made.centres)
+        row = self._database.execute("SELECT count FROM cells").fetchone()
+        if row is not None and row[0] != known:
+            count, centres = self._database.execute("SELECT count, centres FROM cells").fetchone()
+            self._made = Cells(np.frombuffer(centres, dtype="<f4").reshape(count, -1).astype(np.float32))
+        return self._made
+
     def _train(self, count: int) -> None:
         """Fit so many cells to what rests, and move every row to its cell."""
-        rows = self._database.execute("SELECT partition, entry_id, vector FROM resting").fetchall()
-        vectors = _halves([blob for *_, blob in rows])
-        cells = trained(vectors, count)
-        owners = cells.of(vectors)
-        moved = [
-            (partition, int(cell), entry_id, blob)
-            for (partition, entry_id, blob), cell in zip(rows, owners, strict=True)
-        ]
+        rows = self._database.execute("SELECT vector FROM resting").fetchall()
+        if len(rows) < count:
+            return  # purged, and not counted down yet
+        cells = trained(_halves([row[0] for row in rows]), count)
         with self._database as database:
+            # What other replicas did while the cells were fitted counts, and nothing comes in between now.
+            database.execute("BEGIN IMMEDIATE")
+            theirs = self._cells()
+            if theirs is not None and len(theirs.centres) >= count:
+                return
+            rows = database.execute("SELECT partition, entry_id, vector FROM resting").fetchall()
+            if not rows:
+                return
+            owners = cells.of(_halves([blob for *_, blob in rows]))
+            moved = [
+                (partition, int(cell), entry_id, blob)
+                for (partition, entry_id, blob), cell in zip(rows, owners, strict=True)
+            ]
             database.execute("DELETE FROM resting")
             database.executemany("INSERT INTO resting VALUES (?, ?, ?, ?)", moved)
             database.executemany(
@@ -164,7 +186,6 @@ class RestingEntries:
                 "INSERT OR REPLACE INTO cells VALUES (0, ?, ?)",
                 (count, cells.centres.astype("<f4").tobytes()),
             )
-        self._cells = cells
 
 
 def _number(partition: Partition) -> int:

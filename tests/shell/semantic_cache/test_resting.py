@@ -173,6 +173,48 @@ def test_with_cells_nearly_everything_is_found_and_a_restart_keeps_them(tmp_path
     disk.documents.close()
 
 
+def test_replicas_on_one_file_find_theirs_whoever_made_the_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr(resting, "STAGES", ((500, 16), (1000, 64)))
+    one, other = Disk(tmp_path / "near.sqlite"), Disk(tmp_path / "near.sqlite")
+    one.documents.resting.rest([one.keep(number, MINE) for number in range(600)])
+    other.documents.resting.rest([other.keep(number, OTHER) for number in range(600)])
+    assert one.documents._database.execute("SELECT count FROM cells").fetchone() == (64,)
+    asked = range(0, 600, 7)
+    assert all(one.nearest(number, MINE)[0] == f"mill-{number:04}" for number in asked)
+    assert all(other.nearest(number, OTHER)[0] == f"weir-{number:04}" for number in asked)
+    for each in (one, other):
+        each.documents.close()
+
+
+def test_what_another_replica_does_while_cells_are_made_is_not_undone(tmp_path, monkeypatch):
+    monkeypatch.setattr(resting, "STAGES", ((500, 16),))
+    one, other = Disk(tmp_path / "near.sqlite"), Disk(tmp_path / "near.sqlite")
+
+    def meanwhile(sample, cells):
+        other.documents.resting.rest([other.keep(700, OTHER)])
+        other.documents.forget_scope(PurgeScope(entry_id="mill-0003"))
+        return trained(sample, cells)
+
+    monkeypatch.setattr(resting, "trained", meanwhile)
+    one.documents.resting.rest([one.keep(number, MINE) for number in range(600)])
+    for each in (one, other):
+        assert each.nearest(700, OTHER) == ["weir-0700"]
+        assert each.nearest(3, MINE)[0] != "mill-0003"
+    counted = "SELECT (SELECT count(*) FROM resting), (SELECT count(*) FROM places)"
+    assert one.documents._database.execute(counted).fetchone() == (600, 600)
+    for each in (one, other):
+        each.documents.close()
+
+
+def test_a_purge_that_left_too_few_for_cells_stops_nothing(disk, monkeypatch):
+    monkeypatch.setattr(resting, "STAGES", ((500, 16),))
+    disk.documents.resting.rest([disk.keep(number, MINE) for number in range(499)])
+    disk.documents.forget_scope(PurgeScope())
+    disk.documents.resting.rest([disk.keep(1, MINE)])
+    disk.documents.resting.rest([disk.keep(2, MINE)])
+    assert disk.nearest(2)[0] == "mill-0002"
+
+
 def test_cells_are_where_the_vectors_are():
     generator = np.random.default_rng(3)
     centres = unit(generator.normal(size=(8, DIMENSIONS)))
