@@ -18,8 +18,8 @@ from load_tests.caching.streams import Prompt
 
 THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.84, 0.87, 0.9, 0.92, 0.94, 0.96, 0.98)
 ALLOWED = (0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26, 0.3, 0.4, 0.5)
-"""Errors that the category-aware policy is told to allow; it makes fewer, because it goes by upper bounds: some
-.12 where it may make .5."""
+"""Errors that the category-aware policy is told to allow; it makes fewer, because it goes by upper bounds:
+some .12 where it may make .5."""
 
 
 def curve_rows(
