@@ -347,12 +347,16 @@ class CacheClient:
         urls = self._urls()
         if not urls:
             raise overloaded("The semantic cache is not running.", status=503, retry_after_s=5)
+        # All are asked, whatever one says: a purge must not spare one because another is gone.
+        asked = (self._ask(url + path, content) for url in urls)
+        replies = await asyncio.gather(*asked, return_exceptions=True)
         answers: list[dict[str, Any]] = []
-        for url in urls:
-            status, body = await self._ask(url + path, content)
-            if status >= 400:
-                return status, body
-            answers.append(orjson.loads(body))
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+            if reply[0] >= 400:
+                return reply
+            answers.append(orjson.loads(reply[1]))
         if content is None:
             return 200, orjson.dumps({"replicas": answers})
         merged = answers[0]

@@ -1,6 +1,7 @@
 """The semantic cache as clients of the router see it: what is answered from it, and that it can only help."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -245,6 +246,19 @@ async def test_a_purge_is_heard(cluster, given):
     wrong = await cluster.post("/admin/cache/purge", {"modell": "sim"}, authorization=key)
     assert wrong.status == 400
     assert (await cluster.post("/admin/cache/purge", {}, authorization="Bearer no")).status == 401
+
+
+async def test_a_purge_reaches_the_others_where_one_replica_is_gone(cluster, given):
+    assert await twice(cluster, temperature=0) == ("miss", "exact")
+    alive = cluster.services
+    gone = replace(alive[0], replica_id="gone", url=f"http://{given.host}:1")
+    cluster.services = (gone, *alive, replace(gone, replica_id="gone-too", url=f"http://{given.host}:2"))
+    cluster.tell()
+    purged = await cluster.post("/admin/cache/purge", {}, authorization=f"Bearer {given.admin_key}")
+    assert purged.status == 503
+    cluster.services = alive
+    cluster.tell()
+    assert await twice(cluster, temperature=0) == ("miss", "exact")
 
 
 async def test_a_router_gives_signs_of_life_without_being_asked_anything(start_cluster, monkeypatch):
