@@ -137,6 +137,10 @@ class ProvisioningConfig(Section):
     period_s: float = Field(default=5.0, gt=0)
     """Pause between two decisions."""
 
+    solver_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of `period_s` that solving the programs of one decision may take. When it is over, the best plan
+    found by then is taken, or what is there stays; the decision says `solver_stopped`."""
+
     prompt_bands: tuple[int, ...] = (512, 4096)
     """Upper bounds of the prompt lengths that make workload classes; longer prompts are the last class."""
 

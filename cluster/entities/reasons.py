@@ -71,6 +71,7 @@ class Reason(StrEnum):
     SPARE = "spare"
     POWER_CAP = "power_cap"
     SLO_NOT_MET = "slo_not_met"
+    SOLVER_STOPPED = "solver_stopped"
     UNPLACEABLE = "unplaceable"
     HELD_BY_STABILISATION = "held_by_stabilisation"
     HELD_BY_COOL_DOWN = "held_by_cool_down"

@@ -85,7 +85,8 @@ def decided(decision: FleetDecision) -> Decided:
 def redecide_log(lines: Iterable[str], *, policy: PolicyName | None = None) -> Iterator[Redecided]:
     """Take the decisions of a log again.
 
-    A last line without its line break was being written when the provisioner died, and is skipped.
+    A last line without its line break was being written when the provisioner died, and is skipped; so is what
+    a solver's time limit has cut short.
 
     Args:
         lines: as an open text file gives them.
@@ -114,6 +115,9 @@ def redecide_log(lines: Iterable[str], *, policy: PolicyName | None = None) -> I
         if state is None:
             # The beginning was rotated away; decisions can be taken again from the next checkpoint on.
             continue
+        if policy is None and is_cut_short(record.decided.reasons):
+            state = None  # what it left hangs on a clock; the next record is a checkpoint
+            continue
         again = POLICIES[policy or header[0]](record.snapshot, state, header[1])
         state = again.state
         yield Redecided(
@@ -121,6 +125,11 @@ def redecide_log(lines: Iterable[str], *, policy: PolicyName | None = None) -> I
             observed_at_s=record.snapshot.observed_at_s,
             difference=_difference(record.decided, decided(again)),
         )
+
+
+def is_cut_short(reasons: Iterable[Reason]) -> bool:
+    """Whether a decision hangs on how fast a machine was, so that it cannot be taken again."""
+    return Reason.SOLVER_STOPPED in reasons
 
 
 def record_of(data: Any) -> ProvisioningRecord:

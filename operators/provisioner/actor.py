@@ -55,11 +55,12 @@ class Provisioner:
     """The actor's body."""
 
     def __init__(self, config: TidemillConfig, state_dir: str) -> None:
-        policy = config.provisioning.policy
+        settings = config.provisioning
+        policy = settings.policy
         self._config = config
         self._loop = ProvisionerLoop(
             config,
-            policy_named(policy),
+            policy_named(policy, solver_limit_s=settings.solver_share * settings.period_s),
             directory=_RemoteDirectory(),
             scaler=ServeApi(),
             nodes=RayNodes(),

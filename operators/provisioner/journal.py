@@ -13,6 +13,7 @@ from cluster.replay import DecisionLogError
 from cluster.replay.provisioning import (
     CHECKPOINT_RECORDS,
     header_line,
+    is_cut_short,
     learnt_of,
     learnt_text,
     record_line,
@@ -45,6 +46,8 @@ class Journal:
         self._header = header_line(policy, config)
         self._records_max = config.provisioning.log_records_max // 2
         self._records = 0
+        self._checkpoint_due = False
+        """Whether the state does not follow from what is in the log."""
         self._sound_bytes: int | None = None
         """Length of the log without what a failed write has left of itself; None until it is opened."""
 
@@ -89,13 +92,14 @@ class Journal:
             self._begin()
         if self._records >= self._records_max:
             self._rotate()
-        checkpoint = self._records % CHECKPOINT_RECORDS == 0
+        checkpoint = self._records % CHECKPOINT_RECORDS == 0 or self._checkpoint_due
         line = record_line(snapshot, decision, state_before=before if checkpoint else None)
         self._cut()
         with (self._folder / LOG_NAME).open("a", encoding="utf-8") as log:
             log.write(line)
         _replace(self._folder / STATE_NAME, state_text(decision.state))
         self._records += 1
+        self._checkpoint_due = is_cut_short(decision.reasons)
         self._note_length()
 
     def _cut(self) -> None:

@@ -20,9 +20,10 @@ from cluster.entities.fleet import (
     ReplicaObservation,
     ReplicaStage,
 )
+from cluster.entities.reasons import Reason
 from cluster.performance.profiles import pool_performance
 from cluster.policy.observation import DemandTally
-from cluster.policy.provisioning import forecast
+from cluster.policy.provisioning import commitment, forecast
 from cluster.policy.provisioning.baselines import (
     behaviour,
     interpolation,
@@ -30,7 +31,7 @@ from cluster.policy.provisioning.baselines import (
     two_pool,
     utilisation,
 )
-from cluster.policy.provisioning.policies import POLICIES
+from cluster.policy.provisioning.policies import POLICIES, policy_named
 from cluster.replay import DecisionLogError
 from cluster.replay.provisioning import (
     CHECKPOINT_RECORDS,
@@ -349,3 +350,20 @@ def test_a_state_left_by_one_policy_serves_every_other():
                 for target in decision.plan.pools:
                     bounds = CONFIG.pools[target.pool].replicas
                     assert bounds.min <= target.replicas <= bounds.max
+
+
+def test_what_a_solver_had_no_time_for_is_passed_over_and_the_next_decision_is_taken_again(tmp_path):
+    in_time, too_late = policy_named("unit_commitment"), policy_named("unit_commitment", solver_limit_s=1e-9)
+    journal, fleet, state = Journal(tmp_path, CONFIG, "unit_commitment"), Fleet(), ProvisionerState()
+    commitment._optimum.cache_clear()
+    cut_short = []
+    for number in range(30):
+        snapshot = fleet.snapshot()
+        decision = (too_late if number in {7, 8, 20} else in_time)(snapshot, state, CONFIG)
+        cut_short += [number] * (Reason.SOLVER_STOPPED in decision.reasons)
+        fleet.apply(decision.plan)
+        journal.write(snapshot, state, decision)
+        state = decision.state
+    assert cut_short == [7, 8, 20]
+    again = list(redecide_log((tmp_path / LOG_NAME).read_text().splitlines(keepends=True)))
+    assert [found.difference for found in again] == [None] * 27

@@ -13,15 +13,21 @@ The program, solved exactly by HiGHS (a mixed-integer solver that SciPy ships):
 
 A flow is one way to serve one workload class: by one pool, or prompts by one and answers by another, which
 is how the balance of prefill and decode replicas comes out of the same program.
+
+Programs of this kind take milliseconds. Should one take longer than it may, the best solution found by then is
+taken, or what is there stays, and the plan says so: which solution that is hangs on the machine.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 _REMAINDER = 1e-6
+_LIMIT_REACHED = 1
+"""Status of `milp`."""
 _SCALE = 1000.0
 """Costs in thousandths of a dollar: of the size of the other numbers, as solvers like it."""
 
@@ -96,24 +102,46 @@ class Commitment:
     power_w: float
     capped: bool = False
     """Whether the power cap could not be met even with every pool at its minimum."""
+    stopped: bool = False
+    """Whether the solver's time was over before it knew the best solution."""
 
 
-@lru_cache(maxsize=4096)  # 5 kB each
-def commit(program: Program) -> Commitment:
+class _StoppedError(Exception):
+    """The solver's time was over. An exception, so that what came of it is not kept for the next time."""
+
+    def __init__(self, found: Commitment) -> None:
+        super().__init__()
+        self.found = found
+
+
+def commit(program: Program, *, limit_s: float = math.inf) -> Commitment:
     """Solve a program. Equal programs have equal solutions; a solution exists for every program.
 
     Args:
         program: pools, demands and the ways to serve them.
+        limit_s: how long the solver may take; a solution that it stopped at says so.
     """
+    try:
+        return _optimum(program, limit_s)
+    except _StoppedError as stopped:
+        return stopped.found
+
+
+@lru_cache(maxsize=4096)  # 5 kB each
+def _optimum(program: Program, limit_s: float) -> Commitment:
     lowest_w = sum(pool.watts * pool.replicas_min for pool in program.pools)
     cap_w = program.power_cap_w
     if cap_w is not None and lowest_w > cap_w:
         # Not even the minimum fits: the minimum it is, and whatever it carries is carried.
-        return _solved(program, None, at_minimum=True)
-    return _solved(program, cap_w, at_minimum=False)
+        found = _solved(program, None, at_minimum=True, limit_s=limit_s)
+    else:
+        found = _solved(program, cap_w, at_minimum=False, limit_s=limit_s)
+    if found.stopped:
+        raise _StoppedError(found)
+    return found
 
 
-def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commitment:
+def _solved(program: Program, cap_w: float | None, *, at_minimum: bool, limit_s: float) -> Commitment:
     pools, flows, demands = len(program.pools), len(program.flows), len(program.demands_per_s)
     # Columns: replicas, starts, flows, unserved, without a seat.
     starts, first_flow, first_unserved = pools, 2 * pools, 2 * pools + flows
@@ -161,11 +189,15 @@ def _solved(program: Program, cap_w: float | None, *, at_minimum: bool) -> Commi
         constraints=LinearConstraint(matrix, row_low, row_high),
         bounds=Bounds(lower, upper),
         integrality=integrality,
-        options={"mip_rel_gap": 1e-4},
+        options={"mip_rel_gap": 1e-4, "time_limit": limit_s},
     )
-    if found.x is None:  # cannot happen with sound numbers: serving nothing at the minimum is a solution
-        return _unsolved(program)
-    return _commitment(program, found.x, first_flow, first_unserved, capped=at_minimum)
+    stopped = found.status == _LIMIT_REACHED
+    if (
+        found.x is None
+    ):  # with sound numbers only for want of time: serving nothing at the minimum is a solution
+        return replace(_unsolved(program), stopped=stopped)
+    solution = _commitment(program, found.x, first_flow, first_unserved, capped=at_minimum)
+    return replace(solution, stopped=True) if stopped else solution
 
 
 def _commitment(

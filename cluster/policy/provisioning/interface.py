@@ -14,7 +14,8 @@ class ProvisioningPolicy(Protocol):
     ) -> FleetDecision:
         """Decide.
 
-        Pure and total: equal arguments give equal decisions, and every snapshot gets one. The plan names
+        Pure and total: equal arguments give equal decisions (but for one that says `solver_stopped`), and
+        every snapshot gets one. The plan names
         every pool of the snapshot, in its order, within the pool's bounds.
 
         Args:

@@ -1,20 +1,30 @@
 """The solution of the program that changes least, where that is about as good as the best."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.policy.provisioning.commitment import Commitment, PoolColumn, Program, commit
 
+_SOLVED_AT_MOST = 3
+"""Programs for one answer."""
 
-def commit_with_least_change(program: Program, tolerance: float, *, dearer: float) -> Commitment:
+
+def commit_with_least_change(
+    program: Program, tolerance: float, *, dearer: float, limit_s: float = math.inf
+) -> Commitment:
     """The optimum, unless fewer changes are about as good.
 
     Args:
         program: what is to be solved.
         tolerance: nothing is started for a shortage within this share of the demand.
         dearer: pools are exchanged for each other only if the plan would else cost this share more.
+        limit_s: how long it may take in all; if that was too short, the answer says so.
     """
-    best = commit(program)
+    each_s = limit_s / _SOLVED_AT_MOST
+    best = commit(program, limit_s=each_s)
+    if best.stopped:
+        return best
     changes = [count - column.present for column, count in zip(program.pools, best.replicas, strict=True)]
     if max(changes, default=0) <= 0:
         return best
@@ -31,11 +41,13 @@ def commit_with_least_change(program: Program, tolerance: float, *, dearer: floa
                 ),
             )
         )
+    stopped = False
     for option in options:
-        found = commit(option)
+        found = commit(option, limit_s=each_s)
+        stopped = stopped or found.stopped
         if _as_good(found, best, dearer):
-            return found
-    return best
+            return replace(found, stopped=stopped)
+    return replace(best, stopped=stopped)
 
 
 def _bounded(program: Program, bounds: Callable[[PoolColumn], tuple[int, int]]) -> Program:

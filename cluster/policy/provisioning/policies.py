@@ -1,5 +1,8 @@
 """The provisioning policies by name."""
 
+import math
+from functools import partial
+
 from cluster.config.provisioning import PolicyName
 from cluster.policy.provisioning import unit_commitment
 from cluster.policy.provisioning.baselines import (
@@ -23,10 +26,17 @@ POLICIES: dict[PolicyName, ProvisioningPolicy] = {
 }
 
 
-def policy_named(name: PolicyName) -> ProvisioningPolicy:
+def policy_named(name: PolicyName, *, solver_limit_s: float = math.inf) -> ProvisioningPolicy:
     """The policy of a name.
+
+    Args:
+        name: as in the configuration.
+        solver_limit_s: for one decision, where a policy solves programs. Without it equal arguments give equal
+            decisions; where time is real, an answer in time is worth more.
 
     Raises:
         KeyError: no policy has the name.
     """
+    if name == "unit_commitment":
+        return partial(unit_commitment.decide, solver_limit_s=solver_limit_s)
     return POLICIES[name]

@@ -40,8 +40,22 @@ _UNDER_WAY = "#under_way"
 """Ends the names of peaks of requests under way; no model's name has a `#`."""
 
 
-def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig) -> FleetDecision:
-    """Decide (the contract is `interface.ProvisioningPolicy`)."""
+def decide(
+    snapshot: FleetSnapshot,
+    state: ProvisionerState,
+    config: TidemillConfig,
+    *,
+    solver_limit_s: float = math.inf,
+) -> FleetDecision:
+    """Decide (the contract is `interface.ProvisioningPolicy`).
+
+    Args:
+        snapshot: see there.
+        state: see there.
+        config: see there.
+        solver_limit_s: how long all programs together may take to solve. A decision that this has cut short
+            says so: it cannot be taken again.
+    """
     now_s = snapshot.observed_at_s
     state = set_back(state, now_s)
     series, made_tokens, forecasts = forecast_demand(snapshot, state, config)
@@ -65,7 +79,16 @@ def decide(snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillCon
             hold_s=config.provisioning.damping.scale_down_window_s,
         )
     settled = _settled(snapshot, memories, config)
-    planned = _planned(snapshot, held, limits, seated, settled=settled, config=config, cap_w=cap_w)
+    planned = _planned(
+        snapshot,
+        held,
+        limits,
+        seated,
+        settled=settled,
+        config=config,
+        cap_w=cap_w,
+        solver_limit_s=solver_limit_s,
+    )
     wishes, spared = _wishes(planned, limits, config)
     targets = _damped(snapshot, wishes, memories, limits, config)
     if cap_w is not None:
@@ -143,6 +166,7 @@ def _planned(
     settled: frozenset[str],
     config: TidemillConfig,
     cap_w: float | None,
+    solver_limit_s: float,
 ) -> list[tuple[PlannedProgram, Commitment]]:
     """One program for each model; with a power cap, which couples them, one for all."""
     demanded = {forecast.model for forecast in forecasts}
@@ -159,6 +183,7 @@ def _planned(
             settled=settled.issuperset(group),
             config=config,
             cap_w=cap_w,
+            limit_s=solver_limit_s / len(groups),
         )
         for group in groups
     ]
@@ -174,6 +199,7 @@ def _solved(
     settled: bool,
     config: TidemillConfig,
     cap_w: float | None,
+    limit_s: float,
 ) -> tuple[PlannedProgram, Commitment]:
     planned = program_of(
         config,
@@ -188,7 +214,7 @@ def _solved(
     # A mix that has just changed is not exchanged for another, whatever that would save.
     tolerance = config.provisioning.damping.tolerance
     return planned, commit_with_least_change(
-        planned.program, tolerance, dearer=tolerance if settled else math.inf
+        planned.program, tolerance, dearer=tolerance if settled else math.inf, limit_s=limit_s
     )
 
 
@@ -361,6 +387,8 @@ def _reasons(
         reasons.append(Reason.NO_DEMAND)
     if any(waiting.requests for waiting in snapshot.backlog):
         reasons.append(Reason.BACKLOG)
+    if any(found.stopped for _, found in planned):
+        reasons.append(Reason.SOLVER_STOPPED)
     if any(_is_degraded(found) for _, found in planned):
         reasons.append(Reason.SLO_NOT_MET)
         if cap_w is not None:

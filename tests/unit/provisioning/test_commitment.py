@@ -96,4 +96,32 @@ def test_a_solver_that_gives_up_takes_nothing_away_but_for_a_cap(monkeypatch, ca
     found = commit(_program(12.5, pools=pools, power_cap_w=cap_w))
     assert found.replicas == replicas
     assert found.capped, "the plan says that it is none"
-    commit.cache_clear()
+    commitment._optimum.cache_clear()
+
+
+def test_a_solver_whose_time_is_over_leaves_what_is_there_and_is_asked_again():
+    pools = (_pool("big", usd=1.0, present=3), _pool("small", usd=0.3, low=1, present=9))
+    program = _program(12.75, pools=pools)
+    stopped = commit(program, limit_s=1e-9)
+    assert (stopped.replicas, stopped.stopped) == ((3, 5), True)
+    assert commit(program, limit_s=1e-9).stopped
+    in_time = commit(program)
+    assert not in_time.stopped
+    assert in_time.replicas == commit(program, limit_s=60.0).replicas != stopped.replicas
+
+
+def test_the_best_that_was_found_in_time_is_taken(monkeypatch):
+    """What HiGHS says when it has an integer solution and no proof that it is the best."""
+    real = commitment.milp
+
+    def interrupted(*arguments, **options):
+        found = real(*arguments, **options)
+        found.status, found.success = 1, False
+        return found
+
+    monkeypatch.setattr(commitment, "milp", interrupted)
+    found = commit(_program(12.375), limit_s=5.0)
+    assert found.stopped
+    assert found.replicas[0] * 10 + found.replicas[1] * 2 >= 12.375
+    assert not found.capped
+    assert found.unserved_per_s == (0.0,)
