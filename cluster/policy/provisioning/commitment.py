@@ -14,8 +14,8 @@ The program, solved exactly by HiGHS (a mixed-integer solver that SciPy ships):
 A flow is one way to serve one workload class: by one pool, or prompts by one and answers by another, which
 is how the balance of prefill and decode replicas comes out of the same program.
 
-Programs of this kind take milliseconds. Should one take longer than it may, the best solution found by then is
-taken, or what is there stays, and the plan says so: which solution that is hangs on the machine.
+Programs of this kind take milliseconds. Should one take longer than it may, the best solution found by then
+is taken, or what is there stays, and the plan says so: which solution that is hangs on the machine.
 """
 
 import math

@@ -31,8 +31,8 @@ def policy_named(name: PolicyName, *, solver_limit_s: float = math.inf) -> Provi
 
     Args:
         name: as in the configuration.
-        solver_limit_s: for one decision, where a policy solves programs. Without it equal arguments give equal
-            decisions; where time is real, an answer in time is worth more.
+        solver_limit_s: for one decision, where a policy solves programs. Without it equal arguments give
+            equal decisions; where time is real, an answer in time is worth more.
 
     Raises:
         KeyError: no policy has the name.
