@@ -9,8 +9,8 @@ away is missing whole.
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -122,8 +122,8 @@ def meta_of(entry: StoredAnswer) -> str:
 
 def entry_of(meta: str | bytes) -> StoredAnswer:
     """The inverse of `meta_of`."""
-    fields = json.loads(meta)
-    return StoredAnswer(**{**fields, "partition": Partition(*fields["partition"])})
+    known = _known(StoredAnswer, json.loads(meta))
+    return StoredAnswer(**{**known, "partition": Partition(*known["partition"])})
 
 
 def judgement_meta(judgement: Judgement) -> str:
@@ -133,8 +133,8 @@ def judgement_meta(judgement: Judgement) -> str:
 
 def judgement_of(meta: str | bytes) -> Judgement:
     """The inverse of `judgement_meta`."""
-    fields = json.loads(meta)
-    return Judgement(**{**fields, "around": Surroundings(**fields["around"])})
+    known = _known(Judgement, json.loads(meta))
+    return Judgement(**{**known, "around": Surroundings(**_known(Surroundings, known["around"]))})
 
 
 def vector_of(blob: bytes) -> Vector:
@@ -145,3 +145,8 @@ def vector_of(blob: bytes) -> Vector:
 def blob_of(vector: Vector) -> bytes:
     """A vector's bytes."""
     return vector.astype("<f4").tobytes()
+
+
+def _known(kind: type[StoredAnswer | Judgement | Surroundings], meta: dict[str, Any]) -> dict[str, Any]:
+    """What this release knows of what may have been written by a later one, before it was taken back."""
+    return {each.name: meta[each.name] for each in fields(kind) if each.name in meta}

@@ -1,6 +1,8 @@
 """Documents that are broken, away or written by somebody else: the cache goes on, and finds what is there."""
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 
 import pytest
@@ -10,6 +12,7 @@ from tests.shell.redis_server import free_port, redis_on
 from tests.shell.semantic_cache.asking import ASKED, PARAPHRASE, answer, tier
 
 pytestmark = pytest.mark.usefixtures("models_are_read_once")
+THIRD = "Which way can I reset my account's password?"
 OTHER = "Where is the train station of Lisbon?"
 OTHER_WORDS = "Where can I find the train station of Lisbon?"
 
@@ -72,3 +75,16 @@ async def test_a_purge_that_does_not_reach_the_documents_says_so(start, tmp_path
         assert (failed.status_code, failed.json()["error"]["code"]) == (503, "documents_away")
         assert failed.headers["retry-after"] == "5"
     assert (await cache.ask(PARAPHRASE)).status_code == 204
+
+
+async def test_what_a_later_release_wrote_is_read_as_far_as_it_is_known(start, tmp_path):
+    cache = await start(tier(explore=1.0))
+    await cache.answered(ASKED, answer("Click on forgot."))
+    await cache.answered(PARAPHRASE, answer("Click on forgot."))
+    with contextlib.closing(sqlite3.connect(tmp_path / "near.sqlite")) as file, file:
+        file.execute("UPDATE entries SET meta = json_set(meta, '$.mood', 'good')")
+        file.execute("UPDATE judged SET meta = json_set(meta, '$.mood', 'good', '$.around.mood', 'good')")
+    again = await start(tier())
+    assert again.service.near.is_open
+    assert len(list(again.service.near.tier.evidence.everything())) == 1
+    assert (await again.ask(THIRD)).content == answer("Click on forgot.")
