@@ -192,9 +192,8 @@ def _solved(program: Program, cap_w: float | None, *, at_minimum: bool, limit_s:
         options={"mip_rel_gap": 1e-4, "time_limit": limit_s},
     )
     stopped = found.status == _LIMIT_REACHED
-    if (
-        found.x is None
-    ):  # with sound numbers only for want of time: serving nothing at the minimum is a solution
+    if found.x is None:
+        # For want of time only: with sound numbers, serving nothing at the minimum is a solution.
         return replace(_unsolved(program), stopped=stopped)
     solution = _commitment(program, found.x, first_flow, first_unserved, capped=at_minimum)
     return replace(solution, stopped=True) if stopped else solution

@@ -68,16 +68,7 @@ def decide(
         )
     cap_w = config.provisioning.power_cap_w(now_s)
     held, peaks, planned_work = held_demand(snapshot, forecasts, state, config)
-    seated = {}
-    for model in {pool.model for pool in snapshot.pools}:
-        # Held like demand: else every dip in it would cost the replicas that the next rise needs.
-        key = f"{model}{_UNDER_WAY}"
-        seated[model], peaks[key] = stabilised(
-            state.peaks.get(key, ()),
-            under_way(snapshot.pools, model),
-            now_s=now_s,
-            hold_s=config.provisioning.damping.scale_down_window_s,
-        )
+    seated, peaks_under_way = _seated(snapshot, state, config)
     settled = _settled(snapshot, memories, config)
     planned = _planned(
         snapshot,
@@ -108,7 +99,7 @@ def decide(
         state=ProvisionerState(
             series=series,
             pools={name: target.memory for name, target in targets.items()},
-            peaks=peaks,
+            peaks=peaks | peaks_under_way,
             planned_work=planned_work,
             made_tokens=made_tokens,
             demand_seen_until_s=max(state.demand_seen_until_s, snapshot.demand.ended_at_s),
@@ -117,6 +108,23 @@ def decide(
         forecast=tuple(forecasts),
         reasons=_reasons(snapshot, planned, forecasts, held, cap_w),
     )
+
+
+def _seated(
+    snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
+) -> tuple[dict[str, float], dict[str, tuple[tuple[float, float], ...]]]:
+    """Requests under way by model, held like demand: else every dip would cost what the next rise needs."""
+    seated: dict[str, float] = {}
+    peaks: dict[str, tuple[tuple[float, float], ...]] = {}
+    for model in {pool.model for pool in snapshot.pools}:
+        key = f"{model}{_UNDER_WAY}"
+        seated[model], peaks[key] = stabilised(
+            state.peaks.get(key, ()),
+            under_way(snapshot.pools, model),
+            now_s=snapshot.observed_at_s,
+            hold_s=config.provisioning.damping.scale_down_window_s,
+        )
+    return seated, peaks
 
 
 # Bounds
