@@ -10,7 +10,7 @@ SIMILARITY_BUCKETS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 1
 AGE_BUCKETS_S = (60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
 SILENT_LOOKUPS_MIN = 100
 """A tenant that asked so often and never had anything near has fingerprints that never match."""
-_TENANTS_WATCHED_MAX = 1024
+TENANTS_WATCHED_MAX = 1024
 
 
 _HEARD = -1
@@ -61,11 +61,10 @@ class NearCounts:
         if decision.similarity > 0:
             self.similarity.add(decision.similarity)
             self._silent[tenant] = _HEARD
-            return
-        if self._silent.get(tenant) != _HEARD:
+        elif self._silent.get(tenant) != _HEARD:
             self._silent[tenant] = self._silent.get(tenant, 0) + 1
         self._silent.move_to_end(tenant)
-        if len(self._silent) > _TENANTS_WATCHED_MAX:
+        if len(self._silent) > TENANTS_WATCHED_MAX:
             self._silent.popitem(last=False)
 
     def served(self, entry: StoredAnswer, age_s: float) -> None:
