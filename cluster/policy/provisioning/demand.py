@@ -21,6 +21,9 @@ from cluster.policy.provisioning.damping import hold_after_peak_s, stabilised, s
 from cluster.policy.provisioning.forecast import forecast_class, lengthened, recent_half_life_s
 from cluster.policy.workload_class import workload_classes
 
+_UNDER_WAY = "#under_way"
+"""Ends the names of peaks of requests under way; no model's name has a `#`."""
+
 
 def forecast_demand(
     snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
@@ -180,3 +183,20 @@ def held_demand(
         lift = planned[model] / work if work > 0 else 1.0
         held += [replace(found, arrivals_per_s=found.arrivals_per_s * lift) for found in classes]
     return held, peaks, planned
+
+
+def seated_demand(
+    snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
+) -> tuple[dict[str, float], dict[str, tuple[tuple[float, float], ...]]]:
+    """Requests under way by model, held like demand: else every dip would cost what the next rise needs."""
+    seated: dict[str, float] = {}
+    peaks: dict[str, tuple[tuple[float, float], ...]] = {}
+    for model in {pool.model for pool in snapshot.pools}:
+        key = f"{model}{_UNDER_WAY}"
+        seated[model], peaks[key] = stabilised(
+            state.peaks.get(key, ()),
+            under_way(snapshot.pools, model),
+            now_s=snapshot.observed_at_s,
+            hold_s=config.provisioning.damping.scale_down_window_s,
+        )
+    return seated, peaks

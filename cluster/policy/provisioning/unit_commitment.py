@@ -29,15 +29,11 @@ from cluster.policy.provisioning.damping import (
     DampedTarget,
     awaited_models,
     damped,
-    stabilised,
 )
-from cluster.policy.provisioning.demand import forecast_demand, held_demand, under_way
+from cluster.policy.provisioning.demand import forecast_demand, held_demand, seated_demand
 from cluster.policy.provisioning.drain import drain_order
 from cluster.policy.provisioning.least_change import commit_with_least_change
 from cluster.policy.provisioning.program import PlannedProgram, PoolLimits, program_of
-
-_UNDER_WAY = "#under_way"
-"""Ends the names of peaks of requests under way; no model's name has a `#`."""
 
 
 def decide(
@@ -68,7 +64,7 @@ def decide(
         )
     cap_w = config.provisioning.power_cap_w(now_s)
     held, peaks, planned_work = held_demand(snapshot, forecasts, state, config)
-    seated, peaks_under_way = _seated(snapshot, state, config)
+    seated, peaks_under_way = seated_demand(snapshot, state, config)
     settled = _settled(snapshot, memories, config)
     planned = _planned(
         snapshot,
@@ -108,23 +104,6 @@ def decide(
         forecast=tuple(forecasts),
         reasons=_reasons(snapshot, planned, forecasts, held, cap_w),
     )
-
-
-def _seated(
-    snapshot: FleetSnapshot, state: ProvisionerState, config: TidemillConfig
-) -> tuple[dict[str, float], dict[str, tuple[tuple[float, float], ...]]]:
-    """Requests under way by model, held like demand: else every dip would cost what the next rise needs."""
-    seated: dict[str, float] = {}
-    peaks: dict[str, tuple[tuple[float, float], ...]] = {}
-    for model in {pool.model for pool in snapshot.pools}:
-        key = f"{model}{_UNDER_WAY}"
-        seated[model], peaks[key] = stabilised(
-            state.peaks.get(key, ()),
-            under_way(snapshot.pools, model),
-            now_s=snapshot.observed_at_s,
-            hold_s=config.provisioning.damping.scale_down_window_s,
-        )
-    return seated, peaks
 
 
 # Bounds
