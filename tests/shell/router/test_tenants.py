@@ -31,8 +31,8 @@ def make_key(tmp_path):
 
 def with_tenants(*, store=None, more=None, **tenants):
     section = {"enabled": True, "tenants": tenants}
-    if store:
-        section["store"] = store
+    # A busy machine is not to look like a ledger that is away.
+    section["store"] = {"timeout_s": 30.0, **(store or {})}
     return {"tenants": section, "semantic_cache": {"enabled": False}, **(more or {})}
 
 
@@ -44,6 +44,16 @@ async def many(cluster, key, number, **fields):
     return await asyncio.gather(
         *(cluster.chat(f"hello {i}", headers=bearer(key), **fields) for i in range(number))
     )
+
+
+async def told(*clusters):
+    """Wait until the ledger knows what these routers have used, and that they need no more places."""
+    for cluster in clusters:
+        await cluster.assert_idle()
+        gate = cluster.core.tenants.gate
+        await gate._tell()
+        await gate._in_thread(lambda: None)  # what was on its way already
+        await cluster.until(lambda gate=gate: gate.leases("acme").lack(0.0, 0.0, gate._now_s()) is None)
 
 
 def statuses(answers):
@@ -85,17 +95,21 @@ async def test_a_key_opens_nothing_of_the_operators(start_cluster, make_key):
         assert (await cluster.get(path, key=key)).status == 401
 
 
-async def test_new_and_revoked_keys_are_noticed(start_cluster, make_key, tmp_path):
+async def test_new_and_revoked_keys_are_noticed(start_cluster, make_key, tmp_path, caplog):
     cluster = await start_cluster(with_tenants(acme={}, store={"keys_reload_s": 0.02}))
     key = make_key("acme")
-    await asyncio.sleep(0.15)
-    assert (await cluster.chat(headers=bearer(key))).status == 200
+
+    async def until_it_is(status):
+        async with asyncio.timeout(10):
+            while (await cluster.chat(headers=bearer(key))).status != status:
+                await asyncio.sleep(0.02)
+
+    await until_it_is(200)
     store = FileKeys(tmp_path / "tenants" / "keys.json")
     store.change(lambda keys: {i: replace(k, revoked_at_s=time.time()) for i, k in keys.items()})
-    await asyncio.sleep(0.15)
-    assert (await cluster.chat(headers=bearer(key))).status == 401
+    await until_it_is(401)
     (tmp_path / "tenants" / "keys.json").write_bytes(b"{ torn")
-    await asyncio.sleep(0.15)
+    await cluster.until(lambda: "not read" in caplog.text)
     assert (await cluster.chat(headers=bearer(key))).status == 401
 
 
@@ -189,7 +203,7 @@ async def test_several_answers_are_reserved_as_often_as_they_are_asked_for(start
 
 async def test_concurrency_is_exact_on_two_routers(start_cluster, make_key):
     key = make_key("acme")
-    engine = {"output_tokens": 40, "step_base_s": 0.01}
+    engine = {"output_tokens": 40, "step_base_s": 0.02}
     more = {
         "gateway": {"router_replicas": 2},
         "pools": {"prefill": {"engine": engine}, "decode": {"engine": engine}},
@@ -199,9 +213,9 @@ async def test_concurrency_is_exact_on_two_routers(start_cluster, make_key):
     answers = await asyncio.gather(many(first, key, 10), many(second, key, 10))
     assert statuses([*answers[0], *answers[1]]) == [200] * 4 + [429] * 16
     assert next(a for a in answers[0] if a.status == 429).headers["retry-after"] == "1"
-    await asyncio.sleep(1.2)  # places that one router does not need go back
+    await told(first, second)
     assert statuses(await many(second, key, 6)) == [200] * 4 + [429] * 2
-    await asyncio.sleep(1.2)
+    await told(first, second)
     assert statuses(await many(first, key, 6)) == [200] * 4 + [429] * 2
 
 
@@ -291,7 +305,7 @@ async def test_a_budget_of_joules_stops_too(start_cluster, make_key):
     assert warned.headers["x-tidemill-budget-warning"] == "day:energy_j 0.900"
     cluster.core._charged(entry, EnergySource.MODELLED, 10.0)
     assert (await cluster.chat(headers=bearer(key))).status == 402
-    await asyncio.sleep(0.7)
+    await told(cluster)
     rows = (await cluster.get("/admin/usage", key="the-admin-key")).json["usage"]
     assert [row["energy_modelled_j"] for row in rows] == [55.0, 55.0]
 
@@ -335,7 +349,7 @@ async def test_a_ledger_that_fails_in_a_way_nobody_thought_of_holds_nobody_up(st
     began_at_s = time.monotonic()
     answer = await cluster.chat(headers=bearer(key))
     assert (answer.status, answer.json["error"]["code"]) == (503, "limits_unavailable")
-    assert time.monotonic() - began_at_s < 0.5
+    assert time.monotonic() - began_at_s < 10.0, "it waited for the ledger"
 
 
 async def test_cached_answers_are_a_tenants_own_and_cost_nothing(start_cluster, make_key):
@@ -360,11 +374,10 @@ async def test_a_deadline_is_kept_or_refused(start_cluster):
     }
     cluster = await start_cluster({"pools": pools, "semantic_cache": {"enabled": False}})
     busy = asyncio.create_task(cluster.chat("busy"))
-    await asyncio.sleep(0.1)
-    began_at_s = time.monotonic()
+    await cluster.until(lambda: cluster.core.queue.in_flight == 1)
     late = await cluster.chat("late", headers={"x-tidemill-deadline-s": "0.2"})
     assert late.status in (429, 503)
-    assert time.monotonic() - began_at_s < 1.0
+    assert not busy.done(), "it was told at once"
     assert (await busy).status == 200
     for bad in ("soon", "-1", "0", "nan", "inf"):
         answer = await cluster.chat(headers={"x-tidemill-deadline-s": bad})
