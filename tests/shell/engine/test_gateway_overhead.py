@@ -58,7 +58,7 @@ async def site():
 
 async def test_what_a_gateway_adds_is_what_it_adds(site, monkeypatch):
     monkeypatch.setattr(gateway_overhead, "_WARM_UP_REQUESTS", 8)
-    plan = Plan(concurrencies=(1, 4), rounds=2, arm_s=0.25, output_tokens=5)
+    plan = Plan(concurrencies=(1, 4), rounds=2, arm_s=0.12, output_tokens=5)
     rows = await compare(site, plan)
     assert [(row["policy"], row["mode"], row["concurrency"]) for row in rows] == [
         (name, mode, concurrency)

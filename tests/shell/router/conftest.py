@@ -15,7 +15,7 @@ import pytest
 import uvicorn.server
 import yaml
 
-from cluster.config import TidemillConfig, parse_config
+from cluster.config import TidemillConfig, check_config
 from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport
 from deployments.engine.paging import paged
 from deployments.engine.simulated import SimulatedApp
@@ -38,7 +38,7 @@ from tests.shell.router.observed import CountingApp
 HOST = "127.0.0.1"
 LONG_PROMPT = "the tide turns the wheel " * 30
 
-_CONFIG = """
+_CONFIG = yaml.safe_load("""
 models:
   sim: {source: simulated, aliases: [auto]}
 pools:
@@ -62,7 +62,7 @@ gateway: {queue_timeout_s: 5, request_timeout_s: 20, body_bytes_max: 65536}
 routing:
   disaggregation: {uncached_tokens_min: 64, prefill_timeout_s: 5}
   replicas: {put_aside_first_s: 0.2, put_aside_max_s: 0.4}
-"""
+""")
 
 
 def _merged(base: Any, changes: Any) -> Any:
@@ -75,7 +75,7 @@ def _merged(base: Any, changes: Any) -> Any:
 
 def config_with(changes: dict[str, Any]) -> TidemillConfig:
     """The cluster's configuration with some fields changed."""
-    return parse_config(yaml.safe_dump(_merged(yaml.safe_load(_CONFIG), changes)))
+    return check_config(_merged(_CONFIG, changes))
 
 
 class _HurriedAsyncio:
