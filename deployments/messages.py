@@ -283,6 +283,8 @@ class FleetOverview:
     replicas: tuple[ReplicaReport, ...]
     demand: tuple[DemandReport, ...]
     energy: tuple[NodeEnergy, ...] = ()
+    ages_s: dict[ReplicaId, float] = field(default_factory=dict)
+    """How long ago each replica's report came, by the directory's clock: those of the nodes may be wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

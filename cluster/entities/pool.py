@@ -70,7 +70,8 @@ class ReplicaReport:
     """Base address of the replica's own HTTP port, without a trailing slash."""
     phase: ReplicaPhase
     observed_at_s: float
-    """Wall clock of the reporting node (comparable across nodes only as far as their clocks agree)."""
+    """Wall clock of the reporting node (comparable across nodes only as far as their clocks agree; how old a
+    report is, the directory knows)."""
     started_at_s: float
     requests_running: int = 0
     requests_waiting: int = 0

@@ -73,7 +73,7 @@ class FleetDirectory:
     async def overview(self) -> FleetOverview:
         """What the provisioner decides from; waits after a restart until the replicas have reported again."""
         await asyncio.sleep(max(0.0, self._full_at_s - time.monotonic()))
-        return self._state.overview()
+        return self._state.overview(now_s=time.monotonic())
 
     async def publish(self, plan: PublishedPlan) -> None:
         """Take the provisioner's last decision; watchers hear of it with the next change or after a while."""

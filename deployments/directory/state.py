@@ -99,12 +99,13 @@ class DirectoryState:
         self.version += changed
         return changed
 
-    def overview(self) -> FleetOverview:
+    def overview(self, *, now_s: float) -> FleetOverview:
         """What the provisioner decides from."""
         return FleetOverview(
             replicas=tuple(report for report, _ in self._replicas.values()),
             demand=tuple(report for report, _ in self._demand.values()),
             energy=tuple(report for report, _ in self._energy.values()),
+            ages_s={name: now_s - at_s for name, (_, at_s) in self._replicas.items()},
         )
 
     def drain(self, replica_id: ReplicaId) -> bool:

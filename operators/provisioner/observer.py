@@ -1,6 +1,6 @@
 """Turns what the cluster says into the snapshot that a decision is made from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.config import TidemillConfig
@@ -22,6 +22,7 @@ from deployments.messages import DemandReport, FleetOverview, ReplicaEnergy
 from operators.provisioner.energy_book import EnergyBook
 from operators.provisioner.serve_api import ServePool
 
+_CLOCKS_AGREE_S = 2.0
 _ROUTER_MEMORY_S = 3600.0
 """Longer than the directory keeps the sums of a router that is gone."""
 
@@ -84,7 +85,7 @@ class Observer:
         snapshot = observe(
             config=self._config,
             observed_at_s=now_s,
-            reports=overview.replicas,
+            reports=on_this_clock(overview.replicas, overview.ages_s, now_s=now_s),
             pools=facts,
             demand=demand,
             backlog=backlog,
@@ -188,6 +189,30 @@ def _since(report: DemandReport, before: DemandReport | None) -> tuple[ClassDema
         if more != ClassDemand(model=sums.model, workload_class=sums.workload_class):
             new.append(more)  # a class of which nothing came is not in the window at all
     return tuple(new)
+
+
+def on_this_clock(
+    reports: Iterable[ReplicaReport], ages_s: Mapping[ReplicaId, float], *, now_s: float
+) -> tuple[ReplicaReport, ...]:
+    """Reports whose instants can be compared with ours, whatever the clocks of their nodes say.
+
+    Where the two agree nothing is changed: how long a report was on its way is known less well than that.
+
+    Args:
+        reports: as replicas made them.
+        ages_s: how long ago they came; without that they are taken as they are.
+        now_s: our Unix time.
+    """
+    found = []
+    for report in reports:
+        age_s = ages_s.get(report.replica_id, now_s - report.observed_at_s)
+        behind_s = now_s - age_s - report.observed_at_s
+        if abs(behind_s) < _CLOCKS_AGREE_S:
+            found.append(report)
+            continue
+        observed_at_s, started_at_s = report.observed_at_s + behind_s, report.started_at_s + behind_s
+        found.append(replace(report, observed_at_s=observed_at_s, started_at_s=started_at_s))
+    return tuple(found)
 
 
 def without_engine_details(snapshot: FleetSnapshot) -> FleetSnapshot:

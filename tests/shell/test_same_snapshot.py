@@ -98,7 +98,7 @@ class WatchedControl(Control):
         world = self._world
         now_s, wall_s = world.now_s, world.wall_s
         present = [r for pool in world.pools.values() for r in (*pool.ready, *pool.draining)]
-        known = {report.replica_id for report in self.directory.overview().replicas}
+        known = {report.replica_id for report in self.directory.overview(now_s=now_s).replicas}
         for gone in known - {replica.replica_id for replica in present}:
             self.directory.leave(gone, now_s=now_s)
         for replica in reversed(present):
@@ -107,7 +107,7 @@ class WatchedControl(Control):
         for router, queues in zip(world.tally.routers, (waiting, {}), strict=True):
             self.directory.report_demand(router.report(queues), now_s=now_s)
         live = self.observer.look(
-            self.directory.overview(),
+            self.directory.overview(now_s=now_s),
             {name: _serve(pool, wall_s) for name, pool in world.pools.items()},
             now_s=wall_s + now_s,
         )

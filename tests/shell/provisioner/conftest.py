@@ -60,6 +60,8 @@ class FakeCluster:
         self.energy = ()
         self.reported_at_s = None
         """Reports stay as they were at this instant; None: they are fresh."""
+        self.behind_s = 0.0
+        """By how much the clocks of the nodes are slow; the directory tells how old reports are."""
         self.calls = []
         self.published = []
         self.failing = {}
@@ -95,8 +97,8 @@ class FakeCluster:
             gpu_type=gpu,
             url=f"http://{name}-{replica[0]}",
             phase=ReplicaPhase.READY,
-            observed_at_s=at_s,
-            started_at_s=replica[1] + START_S,
+            observed_at_s=at_s - self.behind_s,
+            started_at_s=replica[1] + START_S - self.behind_s,
             requests_running=4,
             node_id=f"node-{name}-{replica[0]}",
             gpus=("0",),
@@ -124,8 +126,13 @@ class FakeCluster:
 
     async def overview(self):
         self._call("overview")
+        reports = self.reports()
+        age_s = 0.0 if self.reported_at_s is None else self.now_s - self.reported_at_s
         return FleetOverview(
-            replicas=self.reports(), demand=(self.router.report({}),), energy=tuple(self.energy)
+            replicas=reports,
+            demand=(self.router.report({}),),
+            energy=tuple(self.energy),
+            ages_s={report.replica_id: age_s for report in reports},
         )
 
     async def publish(self, plan):

@@ -356,7 +356,23 @@ async def test_a_paused_provisioner_never_acts(provisioner, cluster):
     assert cluster.told("scale")
 
 
-async def test_stale_reports_never_shrink_the_fleet(provisioner, cluster):
+@pytest.mark.parametrize("behind_s", [300.0, -300.0])
+async def test_nodes_whose_clocks_are_wrong_shrink_like_others(provisioner, cluster, behind_s):
+    cluster.behind_s = behind_s
+    await provisioner.rounds(12, rate_per_s=BUSY_PER_S)
+    wanted = sum(cluster.wanted.values())
+    assert wanted > 1
+    await provisioner.rounds(30, rate_per_s=0.0)
+    assert sum(cluster.wanted.values()) < wanted
+    now_s = cluster.now_s
+    assert {pool.reported_at_s for pool in provisioner.loop.last.pools} <= {now_s, None}
+    started = [replica.since_s for pool in provisioner.loop.last.pools for replica in pool.replicas]
+    assert all(since_s <= now_s for since_s in started)
+
+
+@pytest.mark.parametrize("behind_s", [0.0, -300.0])
+async def test_stale_reports_never_shrink_the_fleet(provisioner, cluster, behind_s):
+    cluster.behind_s = behind_s
     await provisioner.rounds(12, rate_per_s=BUSY_PER_S)
     wanted = dict(cluster.wanted)
     assert sum(wanted.values()) > 1

@@ -287,3 +287,9 @@ def test_a_new_catalogue_of_adapters_is_news_and_a_round_without_one_is_not():
     assert (state.version, state.fleet().adapters) == (2, later)
     assert state.publish_adapters(PublishedAdapters(at_s=3.0, catalogue=AdapterCatalogue(version=6)))
     assert state.version == 3
+
+
+def test_the_age_of_a_report_is_that_of_its_arrival_whatever_it_says_itself(state):
+    state.report(named("a", observed_at_s=5.0), now_s=100.0)
+    state.report(named("b", observed_at_s=9000.0), now_s=101.5)
+    assert state.overview(now_s=102.0).ages_s == {"a": 2.0, "b": 0.5}
