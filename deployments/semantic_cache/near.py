@@ -77,6 +77,7 @@ class NearMatches:
         documents: What outlives the process; used on a thread of its own.
         encoder: Makes vectors of answers, to compare them.
         wall_s: The time; ages must mean the same after a restart.
+        has_peers: Whether other replicas may own what this one holds.
         draw: A random number from 0 to 1.
     """
 
@@ -87,12 +88,14 @@ class NearMatches:
         encoder: Encoder,
         *,
         wall_s: Callable[[], float],
+        has_peers: bool = False,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
         self._documents = documents
         self._agreement = Agreement(config.contract, encoder)
         self._wall_s = wall_s
+        self._has_peers = has_peers
         self._draw = draw
         self._latest_s = 0.0
         self._swept_disk_at_s = 0.0
@@ -279,7 +282,7 @@ class NearMatches:
     async def _load(self, partition: Partition) -> None:
         """Reads a partition that is new here, or that may have had another owner since it was asked."""
         now_s = self._now_s()
-        if now_s - self._loaded.get(partition, -math.inf) < _OWNED_FOR_S:
+        if self._is_asked(partition):
             self._loaded[partition] = now_s
             return
         loading = self._loading.get(partition)
@@ -339,14 +342,21 @@ class NearMatches:
         """Lets rest on disk what memory had no room for, and deletes there what is not to be kept."""
         freed = self.tier.store.freed_documents()
         removed = self.tier.store.removed_entries()
+        no_room = [entry for entry, reason in removed if reason in _NO_ROOM]
+        gone = [entry for entry, reason in removed if reason not in _NO_ROOM]
         resting = self._documents.resting if self._config.disk_entries_max else None
-        if resting is not None:
-            rested = [entry for entry, reason in removed if reason in _NO_ROOM]
-            removed = [(entry, reason) for entry, reason in removed if reason not in _NO_ROOM]
-            if rested:
-                self._thread.write(lambda: resting.rest(rested))
-        if freed or removed:
-            self._thread.write(lambda: self._documents.forget([entry for entry, _ in removed], freed))
+        if resting is None:
+            # What may have another owner by now has room there.
+            gone += [entry for entry in no_room if not self._has_peers or self._is_asked(entry.partition)]
+            left = {entry.document_id for entry in no_room} - {entry.document_id for entry in gone}
+            freed = [document_id for document_id in freed if document_id not in left]
+        elif no_room:
+            self._thread.write(lambda: resting.rest(no_room))
+        if freed or gone:
+            self._thread.write(lambda: self._documents.forget(gone, freed))
+
+    def _is_asked(self, partition: Partition) -> bool:
+        return self._now_s() - self._loaded.get(partition, -math.inf) < _OWNED_FOR_S
 
     def _now_s(self) -> float:
         # The store must not see time go back when the machine's clock is set.

@@ -107,7 +107,10 @@ class CacheService:
         self._reader = TextReader(self._encoder) if reads_texts or config.semantic.enabled else None
         self._near: NearMatches | None = None
         if config.semantic.enabled and documents is not None:
-            self._near = NearMatches(config.semantic, documents, self._encoder, wall_s=wall_s)
+            has_peers = config.replicas > 1
+            self._near = NearMatches(
+                config.semantic, documents, self._encoder, wall_s=wall_s, has_peers=has_peers
+            )
         self._lookups = dict.fromkeys(LookupOutcome, 0)
         self.app = Starlette(
             routes=[

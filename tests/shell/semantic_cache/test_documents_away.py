@@ -8,6 +8,7 @@ import time
 import pytest
 
 from deployments.semantic_cache.redis_documents import RedisDocuments
+from deployments.semantic_cache.sqlite_documents import SqliteDocuments
 from tests.shell.redis_server import free_port, redis_on
 from tests.shell.semantic_cache.asking import ASKED, PARAPHRASE, answer, tier
 
@@ -25,6 +26,28 @@ async def test_who_owns_a_partition_again_finds_what_was_stored_meanwhile(start)
     first.clock.now_s += 120
     assert (await first.ask(OTHER_WORDS)).content == answer("By the river.")
     assert (await first.ask(PARAPHRASE)).content == answer("Click on forgot.")
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+@pytest.mark.parametrize(("replicas", "idle_s", "status"), [(2, 120.0, 200), (2, 0.0, 204), (1, 120.0, 204)])
+async def test_who_owned_a_partition_takes_nothing_from_who_owns_it_now(
+    start, request, tmp_path, store, replicas, idle_s, status
+):
+    url = request.getfixturevalue("redis_url") if store == "redis" else ""
+
+    def documents():
+        return RedisDocuments(url) if url else SqliteDocuments(tmp_path / "shared.sqlite")
+
+    config = tier(room=1, share_max=1.0).model_copy(update={"replicas": replicas})
+    before = await start(config, documents())
+    await before.answered(ASKED, answer("Click on forgot."))
+    now = await start(tier(), documents())
+    assert (await now.ask(PARAPHRASE)).status_code == 200
+    before.clock.now_s += idle_s
+    # It has no room for both; what it has not been asked about for long may be another one's.
+    await before.answered(OTHER, answer("By the river."), scope="6d" * 32)
+    assert len(before.service.near.tier.store) == 1
+    assert (await now.ask(PARAPHRASE)).status_code == status
 
 
 async def test_a_file_that_is_no_database_is_put_aside(start, tmp_path):
