@@ -31,7 +31,6 @@ class Tab:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self.complaints: list[str] = []
         """What the page logged as an error, threw, or was refused by its own policy."""
-        self._loaded = asyncio.Event()
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -39,20 +38,17 @@ class Tab:
             told = message.json()
             if "id" in told:
                 self._answers.pop(told["id"]).set_result(told)
-            elif told["method"] == "Page.loadEventFired":
-                self._loaded.set()
             elif told["method"] == "Runtime.exceptionThrown":
                 self.complaints.append(told["params"]["exceptionDetails"]["text"])
             elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
                 self.complaints.append(told["params"]["entry"]["text"])
 
     async def call(self, method: str, **params: Any) -> Any:
-        """Call the protocol."""
+        """Call the protocol; how long that may take is the time limit of the test."""
         number = next(self._numbers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        async with asyncio.timeout(20):
-            answer = await self._answers[number]
+        answer = await self._answers[number]
         assert "error" not in answer, answer
         return answer["result"]
 
@@ -61,8 +57,8 @@ class Tab:
         for domain in ("Page", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=url)
-        async with asyncio.timeout(20):
-            await self._loaded.wait()
+        # Not the event of a loaded page: that of the empty one before may come late.
+        await self.until(f"location.href.startsWith('{url}') && document.readyState === 'complete'")
 
     async def run(self, script: str) -> Any:
         """The value of an expression."""
@@ -70,9 +66,9 @@ class Tab:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    async def until(self, script: str, *, within_s: float = 15.0) -> Any:
+    async def until(self, script: str) -> Any:
         """Wait for an expression to be true."""
-        deadline_s = asyncio.get_running_loop().time() + within_s
+        deadline_s = asyncio.get_running_loop().time() + 60.0
         while True:
             value = await self.run(script)
             if value:
@@ -124,9 +120,8 @@ async def browser_tab(folder: Path) -> Any:
     try:
         port = await _port(folder / "DevToolsActivePort")
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
-                pages = [page for page in await response.json() if page["type"] == "page"]
-            socket = await session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0)
+            address = await _page(session, f"http://127.0.0.1:{port}/json/list")
+            socket = await session.ws_connect(address, max_msg_size=0)
             tab = Tab(socket)
             try:
                 yield tab
@@ -140,6 +135,17 @@ async def browser_tab(folder: Path) -> Any:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def _page(session: aiohttp.ClientSession, listed_at: str) -> str:
+    """Where to talk to the empty tab, which comes a moment after the port."""
+    for _ in range(600):
+        async with session.get(listed_at) as response:
+            for target in await response.json():
+                if target["type"] == "page":
+                    return str(target["webSocketDebuggerUrl"])
+        await asyncio.sleep(0.05)
+    raise AssertionError("the browser has no tab")
 
 
 async def _port(path: Path) -> int:
