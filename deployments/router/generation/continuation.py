@@ -23,6 +23,7 @@ from cluster.policy.continuation import (
     not_continued,
     stop_strings,
 )
+from deployments.router.generation.stream import cut_broken
 from deployments.router.wire.requests import ParsedRequest
 
 # Quotes inside an answer's text are escaped, so that no answer can look like these.
@@ -171,7 +172,7 @@ class AnswerSoFar:
     def _read_tail(self, tail: bytes, *, complete: bool) -> None:
         # The last event may have broken off, and the first one where the tail was cut.
         events = tail.split(b"\n\n")[:-1][0 if complete else 1 :]
-        told = list(takewhile(lambda event: not event.startswith(_ERROR), events))
+        told = list(takewhile(lambda event: not (event.startswith(_ERROR) or cut_broken(event)[1]), events))
         parsed = [orjson.loads(event[6:]) for event in told if event.startswith(b"data: {")]
         self.done_told = any(event.startswith(DONE) for event in told)
         made = [sum(len(c.get("token_ids") or ()) for c in event["choices"]) for event in parsed]

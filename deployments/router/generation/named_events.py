@@ -15,7 +15,7 @@ from cluster.entities.workload import Surface
 from cluster.policy.continuation import Boundary, NotContinued, stop_strings
 from deployments.messages import TOKENS_ASKED, ToldTokens
 from deployments.router.generation.continuation import AnswerSoFar
-from deployments.router.generation.stream import ERRORS
+from deployments.router.generation.stream import BROKEN_WORDS, ERRORS
 from deployments.router.wire.requests import ParsedRequest
 
 _SAMPLING = (
@@ -69,6 +69,10 @@ class _NamedSoFar(AnswerSoFar):
                 told = ToldTokens.of(event)
                 if told is not None:
                     self._take(told)
+                    if told.finish in BROKEN_WORDS:
+                        self.failure = "it broke the answer off"
+                        kept.append(b"")
+                        break
                     continue
                 if event.strip() and self.refused is None:
                     self._read_event(orjson.loads(event[event.index(b"data: ") + 6 :]))
@@ -83,7 +87,6 @@ class _NamedSoFar(AnswerSoFar):
             self._prompt_ids = ",".join(map(str, told.prompt)).encode()
         self._tokens.extend(told.made)
         self._let_go_chars += told.chars
-        # An engine that is shut down aborts its answers: they are not over.
         self._finish = told.finish if told.finish in _ENDS_WELL else None
         self._stop = told.stop
         self._bound_tokens()

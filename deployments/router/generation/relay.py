@@ -12,9 +12,11 @@ from deployments.router.fleet.view import Dispatch
 from deployments.router.generation.named_events import answer_so_far
 from deployments.router.generation.rest_of_stream import RestOfStream
 from deployments.router.generation.stream import (
+    ENDING,
     Annotate,
     EventStream,
     Finish,
+    cut_broken,
     finish_of,
     has_begun,
     is_error,
@@ -28,6 +30,7 @@ from deployments.router.wire.upstream import ReplicaError
 
 _USAGE_PARSE_BYTES_MAX = 4 * 1024 * 1024
 _PASSED_ON = ("retry-after",)
+_BROKEN_OFF = "it broke the answer off"
 
 
 class _Copy:
@@ -159,12 +162,13 @@ class Relay:
             usage = usage_of(answer)
             self._count(usage)
             self.relayed.finish = finish_of(answer)
+            if self.relayed.finish is Finish.BROKEN:
+                raise ReplicaError(_BROKEN_OFF, unreachable=False)
             if self._annotate is not None and usage is not None:
                 self._annotate(usage)
                 body = orjson.dumps(answer)
         await self._responder.whole(response.status, self.relayed.content_type, body)
-        is_good = response.status == 200 and self.relayed.finish is not Finish.BROKEN
-        if keep_for_cache and is_good and len(body) <= self._entry_bytes_max:
+        if keep_for_cache and response.status == 200 and len(body) <= self._entry_bytes_max:
             self.relayed.cacheable_body = body
 
     async def _stream(self, response: aiohttp.ClientResponse, *, keep_for_cache: bool) -> None:
@@ -179,6 +183,9 @@ class Relay:
             async for chunk in response.content.iter_any():
                 out = events.feed(chunk)
                 gaps.piece(chunk, self._core.now_s())
+                broken_off = out.rfind(ENDING) >= 0
+                if broken_off:
+                    out, broken_off = cut_broken(out)
                 if strips:
                     out = so_far.strip(out)
                 if not self._responder.started:
@@ -191,6 +198,8 @@ class Relay:
                     if self.seam is not None:
                         self._dispatch.first_token()
                     await self._pass_on(out)
+                if broken_off:
+                    raise ReplicaError(_BROKEN_OFF, unreachable=False)
                 if so_far.failure is not None:
                     raise ReplicaError(so_far.failure, unreachable=False)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

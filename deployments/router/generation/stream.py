@@ -60,7 +60,12 @@ _FINISHES = {
 }
 
 
-# Quotes inside an answer's text are escaped, so that no answer can look like this.
+BROKEN_WORDS = frozenset(word for word, finish in _FINISHES.items() if finish is Finish.BROKEN)
+ENDING = b'_reason":"'
+"""Only events that end an answer hold it, so that all others cost one look (`rfind` is the fastest)."""
+
+# Quotes inside an answer's text are escaped, so that no answer can look like these.
+_BROKEN_OFF = re.compile(rb'"finish_reason":"(?:%b)"' % "|".join(sorted(BROKEN_WORDS)).encode())
 _FINISH_WORDS = re.compile(rb'"(?:finish_reason|stop_reason|reason)":\s?"([a-z_]+)"')
 
 Annotate = Callable[[dict[str, Any]], None]
@@ -183,6 +188,18 @@ class EventStream:
         except json.JSONDecodeError:
             return None
         return found if isinstance(found, dict) else None
+
+
+def cut_broken(events: bytes) -> tuple[bytes, bool]:
+    """Whole events up to one by which the engine breaks its answer off, and whether there is one.
+
+    Engines that shut down end their answers so; to a client it would look like any other end.
+    """
+    found = _BROKEN_OFF.search(events)
+    if found is None:
+        return events, False
+    before, separator, _ = events[: found.start()].rpartition(b"\n\n")
+    return before + separator, True
 
 
 def finish_of(answer: Any) -> Finish:

@@ -21,6 +21,8 @@ class Dying:
         self.asked: list[Any] = []
         self.parting = b""
         """What it says before it dies."""
+        self.quietly = False
+        """Whether it ends the response as if that was all."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         sent = 0
@@ -40,7 +42,7 @@ class Dying:
                 if self.parting:
                     whole, end, _ = part.rpartition(b"\n\n")
                     part = whole + end + self.parting
-                await send({**message, "body": part})
+                await send({**message, "body": part, "more_body": not self.quietly})
                 raise ConnectionResetError("dead")
             sent += len(body)
             await send(message)

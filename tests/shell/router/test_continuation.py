@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import openai
+import orjson
 import pytest
 import yaml
 
@@ -134,6 +135,81 @@ async def test_what_the_engine_says_when_it_dies_is_not_for_the_client(dying):
     answer = await cluster.chat(stream=True, max_tokens=20)
     assert b"EngineCore" not in answer.content
     assert told(answer) == told(whole)
+
+
+def _aborted(path: str, reason: str = "abort") -> bytes:
+    """How vLLM ends an answer when it shuts down: with text, as if the answer was over."""
+    made: dict[str, Any] = {"text": " lost"}
+    if path == "/v1/chat/completions":
+        made = {"delta": {"content": " lost"}}
+    event = {"id": "x", "choices": [{"index": 0, **made, "finish_reason": reason, "token_ids": [1, 2]}]}
+    return b"data: " + orjson.dumps(event) + b"\n\ndata: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+@pytest.mark.parametrize("path", list(ASKED))
+async def test_an_answer_that_the_engine_breaks_off_is_gone_on_with(dying, path, reason):
+    cluster, (first, second) = dying
+    body = {"model": "sim", **ASKED[path], "stream": True, "max_tokens": 12}
+    whole = await cluster.post(path, body)
+    first.parting = second.parting = _aborted(path, reason)
+    first.quietly = second.quietly = True
+    for cut in (0, 700, 1500):
+        first.bytes_left = second.bytes_left = cut
+        first.deaths, second.deaths = 1, 0
+        answer = await cluster.post(path, body)
+        assert first.deaths == 0
+        assert told(answer) == told(whole), cut
+        assert b"lost" not in answer.content
+        outcomes = [attempt["outcome"] for attempt in (await cluster.decision(answer))["attempts"]]
+        assert outcomes == ["broken" if cut else "failed", "answered"]
+    # The one that goes on may break off as well.
+    first.bytes_left, second.bytes_left, first.deaths, second.deaths = 1500, 1200, 1, 1
+    second.parting = _aborted("/v1/completions")
+    assert told(await cluster.post(path, {**body, "max_tokens": 30})) == told(
+        await cluster.post(path, {**body, "max_tokens": 30})
+    )
+    await cluster.assert_idle()
+
+
+async def test_one_that_cannot_be_gone_on_with_ends_with_an_error_and_not_as_if_it_was_whole(dying):
+    cluster, (first, _) = dying
+    first.bytes_left, first.deaths, first.quietly = 1500, 1, True
+    first.parting = _aborted("/v1/chat/completions")
+    answer = await cluster.chat(stream=True, max_tokens=20, tools=[TOOL])
+    assert answer.events[-1]["error"]["code"] == "engine_failed"
+    assert (
+        "it broke the answer off. No other replica goes on with it (tools)"
+        in answer.events[-1]["error"]["message"]
+    )
+    assert b'"finish_reason":"abort"' not in answer.content
+    assert b"[DONE]" not in answer.content
+
+
+async def test_a_whole_answer_that_the_engine_broke_off_is_asked_for_again(start_cluster, given):
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Half an"}, "finish_reason": "abort"}
+    half = orjson.dumps({"id": "x", "object": "chat.completion", "choices": [choice]})
+    broken = given.engine_that(half, content_type="application/json")
+    cluster = await start_cluster(
+        {"semantic_cache": {"enabled": False}}, stand_ins={"decode-0": broken}, draw=0.0
+    )
+    answer = await cluster.chat()
+    assert (answer.status, answer.headers["x-tidemill-replica"]) == (200, "decode-1")
+    assert answer.json["choices"][0]["finish_reason"] in {"stop", "length"}
+
+
+async def test_text_that_looks_like_a_broken_answer_is_text(start_cluster, given):
+    quoted = {
+        "choices": [{"index": 0, "delta": {"content": '"finish_reason":"abort"'}, "finish_reason": None}]
+    }
+    last = {"choices": [{"index": 0, "delta": {"content": "abort"}, "finish_reason": "stop"}]}
+    stream = (
+        b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in (quoted, last)) + b"data: [DONE]\n\n"
+    )
+    cluster = await start_cluster(stand_ins={"decode-0": given.engine_that(stream)}, draw=0.0)
+    answer = await cluster.chat(stream=True)
+    assert answer.headers["x-tidemill-replica"] == "decode-0"
+    assert answer.content == stream
 
 
 @pytest.mark.parametrize("nonsense", [b"data: {\n\n", b"data: []\n\n", b'data: {"choices":[7]}\n\n'])

@@ -8,6 +8,8 @@ import openai
 import orjson
 import pytest
 
+from deployments.messages import ToldTokens
+
 PATHS = ["/v1/responses", "/v1/messages"]
 DELTAS = {"response.output_text.delta", "content_block_delta"}
 TURNS: Any = [{"role": "user", "content": "hello"}]
@@ -116,6 +118,20 @@ async def test_what_the_engine_says_when_it_dies_is_not_for_the_client(dying, pa
     answer = await cluster.post(path, body(path, 20))
     assert first.deaths == 0
     assert b"EngineCore" not in answer.content
+    assert told(answer) == told(whole)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_answer_that_the_engine_breaks_off_is_gone_on_with(dying, path):
+    cluster, (first, _) = dying
+    whole = await cluster.post(path, body(path, 20))
+    first.bytes_left, first.deaths, first.quietly = 3000, 1, True
+    end = "message_stop" if path == "/v1/messages" else "response.completed"
+    lost = ToldTokens(made=(1, 2), chars=5, finish="abort").comment()
+    first.parting = lost + f'event: {end}\ndata: {{"type":"{end}","lost":1}}\n\n'.encode()
+    answer = await cluster.post(path, body(path, 20))
+    assert first.deaths == 0
+    assert b"lost" not in answer.content
     assert told(answer) == told(whole)
 
 
