@@ -18,18 +18,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 import numpy as np
 import psutil
 import yaml
 
+from cluster.config.paging import PagingPolicyName
 from deployments.adapter_pager.files import WEIGHTS_FILE
 from deployments.engine.adapter_making import made_adapters
 from deployments.engine.weights import default_cache_dir
+from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.paged_engine import faults
 from load_tests.paged_engine.engine import KINDS, REPORT_PATH
 from load_tests.paged_engine.faults import Bench
@@ -229,37 +232,63 @@ def tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The adapter pager on a real engine, against vLLM's LRU.")
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m load_tests.adapter_end_to_end",
+        description="The adapter pager on a real engine, against vLLM's LRU.",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--adapters", type=int, default=8, choices=range(4, 17), metavar="4-16")
-    parser.add_argument("--slots", type=int, default=3)
-    parser.add_argument("--rate-per-s", type=float, default=1.2, help="mean arrivals (%(default)s)")
-    parser.add_argument("--zipf", type=float, default=1.0, help="exponent of popularity (%(default)s)")
-    parser.add_argument("--tokens-min", type=int, default=8)
-    parser.add_argument("--tokens-max", type=int, default=12)
-    parser.add_argument("--cores", type=int, default=2, help="of the engine (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=1, help="traces, one after the other (%(default)s)")
-    parser.add_argument("--policies", nargs="+", choices=KINDS, default=["lru", "pager"])
+    parser.add_argument("--requests", type=bounded(int, 10, 100_000), default=300, help="of a trace")
+    parser.add_argument(
+        "--adapters",
+        type=int,
+        default=8,
+        choices=range(4, 17),
+        metavar="4-16",
+        help="markers that the trace asks for",
+    )
+    parser.add_argument("--slots", type=bounded(int, 1, 16), default=3, help="of the engine")
+    parser.add_argument(
+        "--rate-per-s", type=bounded(float, 0.01, 1000), default=1.2, help="mean arrivals (%(default)s)"
+    )
+    parser.add_argument(
+        "--zipf", type=bounded(float, 0, 5), default=1.0, help="exponent of popularity (%(default)s)"
+    )
+    parser.add_argument("--tokens-min", type=bounded(int, 1, 1000), default=8, help="of an answer, at least")
+    parser.add_argument("--tokens-max", type=bounded(int, 1, 1000), default=12, help="of an answer, at most")
+    parser.add_argument("--cores", type=bounded(int, 1, 256), default=2, help="of the engine (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first trace")
+    parser.add_argument(
+        "--seeds", type=bounded(int, 1, 100), default=1, help="traces, one after the other (%(default)s)"
+    )
+    parser.add_argument(
+        "--policies", nargs="+", default=["lru", "pager"], help=f"all, or of {', '.join(KINDS)}"
+    )
     parser.add_argument("--paging-policy", default="hybrid", help="of the pager (%(default)s)")
-    parser.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True)
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--faults", action=argparse.BooleanOptionalAction, default=True, help="break things on purpose, too"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        given.policies = names_of(given.policies, KINDS, "policy")
+        names_of(given.paging_policy, get_args(PagingPolicyName), "paging policy")
+    except ValueError as error:
+        parser.error(str(error))
+    return given
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one JSON object with --json, else a line for each row."""
-    options = _options(sys.argv[1:])
+    options = _options(arguments)
     rows = asyncio.run(measure(options))
     if options.json:
-        command = " ".join(["python -m load_tests.adapter_end_to_end", *sys.argv[1:]])
+        command = spelled("adapter_end_to_end", arguments)
         facts = circumstances(_EDGE)
-        print(json.dumps({"benchmark": "adapter_end_to_end", "command": command, **facts, "rows": rows}))
+        print_json({"benchmark": "adapter_end_to_end", "command": command, **facts, "rows": rows})
     else:
         for row in rows:
             print(row)
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

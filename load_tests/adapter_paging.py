@@ -8,11 +8,9 @@ functions of the live pager (`cluster/policy/paging/core.py`).
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from cluster.config.paging import PagingPolicyName
+from cluster.simulation.processes import in_turn, worker_processes
 from load_tests.adapter_decisions import decision_rows
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.paging.cases import CASES, POLICIES, entries
 from load_tests.paging.oracles import belady_value, effective, static_values
 from load_tests.paging.report import recovery_requests, slopes, summary, table
@@ -33,14 +33,16 @@ _SLOPE_CASE = "stationary_c0.3"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m load_tests.adapter_paging", description=__doc__.split("\n", maxsplit=1)[0]
     )
     parser.add_argument("--policies", default="all", help=f"all, or names with commas: {', '.join(POLICIES)}")
-    parser.add_argument("--cases", default="all", help=f"all, or names with commas: {', '.join(CASES)}")
-    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=20)
     parser.add_argument(
-        "--first-seed", type=bounded(int, 0, 1_000_000), default=0, help="100 and more were tuned on"
+        "--cases", default="all", help=f"all, or names with commas: {', '.join(CASES)}".replace("%", "%%")
+    )
+    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=20, help="how many")
+    parser.add_argument(
+        "--first-seed", type=bounded(int, 0, 1_000_000), default=0, help="of them; 100 and more were tuned on"
     )
     parser.add_argument("--jobs", type=bounded(int, 1, 64), default=1, help="processes")
     parser.add_argument(
@@ -51,10 +53,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
-    for name, known, asked in (("policy", POLICIES, given.policies), ("case", CASES, given.cases)):
-        unknown = [] if asked == "all" else [one for one in asked.split(",") if one not in known]
-        if unknown:
-            parser.error(f"no {name} {unknown[0]!r}; there are {', '.join(known)}")
+    try:
+        given.policies = names_of(given.policies, POLICIES, "policy")
+        given.cases = names_of(given.cases, list(CASES), "case")
+    except ValueError as error:
+        parser.error(str(error))
     return given
 
 
@@ -63,15 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _options(arguments)
     if given.decisions:
         return _tell(given, arguments, rows=decision_rows(given.decisions, given.first_seed))
-    policies = tuple(p for p in POLICIES if given.policies == "all" or p in given.policies.split(","))
-    names = list(CASES) if given.cases == "all" else given.cases.split(",")
+    policies = tuple(policy for policy in POLICIES if policy in given.policies)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     compare = partial(_run_case, policies=policies, seeds=seeds)
     if given.jobs == 1:
-        results = [compare(name) for name in names]
+        results = [compare(name) for name in given.cases]
     else:
-        with ProcessPoolExecutor(given.jobs) as pool:
-            results = list(pool.map(compare, names))
+        with worker_processes(given.jobs) as pool:
+            results = list(in_turn(pool, compare, given.cases))
     rows = [row for result in results for row in result.rows]
     return _tell(
         given,
@@ -86,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(given: argparse.Namespace, arguments: Sequence[str] | None, **found: Any) -> int:
     """Print what was measured."""
     if given.json:
-        command = " ".join(["python -m load_tests.adapter_paging", *(arguments or sys.argv[1:])])
+        command = spelled("adapter_paging", arguments)
         result = {"benchmark": "adapter_paging", "command": command, **circumstances(None), **found}
-        print(json.dumps(result))
+        print_json(result)
     elif "summary" in found:
         print(table(found["summary"]))
     else:
@@ -142,4 +144,4 @@ def _figures(found: Outcome, static: float, belady: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -4,7 +4,6 @@ One cluster serves both: `tidemill up` with two simulated engines, and beside it
 one more Serve application, so that both stand behind the same ingress.
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -22,6 +21,7 @@ import psutil
 
 from cluster.config import TidemillConfig, load_config
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path(__file__).parent / "configs" / "relay.yaml"
@@ -236,9 +236,10 @@ async def bench(config_path: Path, config: TidemillConfig, arguments: list[str],
 
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line; what is not known here goes to `relay_vs_handles`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
+        prog="python -m load_tests.bench",
         description="Start a simulated cluster and the pipeline of handles, compare them, stop them. Further "
-        "options go to load_tests.relay_vs_handles (see its --help)."
+        "options go to load_tests.relay_vs_handles (see its --help).",
     )
     parser.add_argument("--cluster-config", type=Path, default=CONFIG, help="(%(default)s)")
     parser.add_argument(
@@ -256,4 +257,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -8,10 +8,8 @@ Every figure is of prompts that the fit has not seen: five folds, over several s
 fit on all of them; it is shipped as `deployments/encoder/category_weights.npz`. Formats: load_tests/data.md.
 """
 
-import argparse
 import gzip
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from cluster.policy.routing.models.categories import (
     classify,
 )
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.embeddings import embed, to_stderr
 from load_tests.record import circumstances
 from load_tests.signals.category_report import at_threshold, by_category, confusion, overall, reliability
@@ -55,9 +54,7 @@ class Prompts:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit, test, and write what was fitted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.category_classifier", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.category_classifier", description=__doc__.split("\n")[0])
     parser.add_argument("--questions", type=Path, required=True, help="MMLU-Pro questions with categories")
     parser.add_argument("--code", type=Path, nargs="+", required=True, help="prompts that ask for code")
     parser.add_argument("--chat", type=Path, nargs="+", required=True, help="prompts of no domain")
@@ -98,14 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_model(given.out, model)
     result = {
         "benchmark": "category_classifier",
-        "command": " ".join(["python -m load_tests.category_classifier", *(arguments or sys.argv[1:])]),
+        "command": spelled("category_classifier", arguments),
         **circumstances(None),
         "prompts": len(prompts.texts),
         "penalty": penalty,
         "rows": rows,
         **details,
     }
-    print(json.dumps(result) if given.json else _as_text(rows))
+    if given.json:
+        print_json(result)
+    else:
+        print(_as_text(rows))
     return 0
 
 
@@ -212,4 +212,4 @@ def _as_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

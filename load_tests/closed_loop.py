@@ -11,12 +11,12 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import orjson
-
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.prompts import unique_prompt
-from load_tests.summary import summarise
+from load_tests.record import circumstances
+from load_tests.summary import as_row, summarise
 
 CONCURRENCY_MAX = 1024
 REQUESTS_MAX = 1_000_000
@@ -82,8 +82,9 @@ def _body(load: ClosedLoad, rng: random.Random, number: int) -> dict[str, Any]:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     default = ClosedLoad(model="")
-    parser = argparse.ArgumentParser(
-        description="N concurrent streams against a server on this machine; prints one JSON result."
+    parser = Parser(
+        prog="python -m load_tests.closed_loop",
+        description="N concurrent streams against a server on this machine; prints one JSON result.",
     )
     parser.add_argument("--url", type=loopback, required=True, help="for example http://127.0.0.1:8000/v1")
     parser.add_argument("--model", required=True, help="name of the served model")
@@ -102,6 +103,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=bounded(float, 0.1, 3600), default=default.timeout_s, help="seconds for one request"
     )
+    parser.add_argument("--json", action="store_true", help="the result in the form of all benchmarks")
     return parser.parse_args(arguments)
 
 
@@ -122,9 +124,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{load.concurrency} streams, {load.requests} requests to {options.url.url}", file=sys.stderr)
     outcomes, elapsed_s = asyncio.run(run_closed(options.url, load))
     summary = summarise(outcomes, elapsed_s=elapsed_s)
-    result = {"test": "closed_loop", "url": options.url.url, "load": asdict(load), **summary}
-    print(orjson.dumps(result).decode())
+    facts = {"url": options.url.url, "load": asdict(load)}
+    if options.json:
+        row = {"case": "closed_loop", "policy": "none", "seed": load.seed, **as_row(summary)}
+        head = {"benchmark": "closed_loop", "command": spelled("closed_loop", arguments)}
+        print_json({**head, **circumstances(None), **facts, "rows": [row]})
+    else:
+        print_json({"test": "closed_loop", **facts, **summary})
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -9,7 +9,6 @@ decides for each prompt (`conditional`, Tidemill's default). Each way has a clus
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import secrets
@@ -27,6 +26,7 @@ from cluster.config import TidemillConfig, parse_config
 from load_tests.arguments import bounded
 from load_tests.bench import BenchError, cluster, wait_for_answer
 from load_tests.client import Outcome, StreamClient, Target, parse_target
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.open_loop import Due, drive
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
@@ -153,22 +153,30 @@ def _told(row: Json) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     mix = Mix()
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.disaggregation", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--ways", default=",".join(WAYS), help="(%(default)s)")
+    parser = Parser(prog="python -m load_tests.disaggregation", description=__doc__.split("\n")[0])
+    parser.add_argument("--ways", default="all", help=f"all, or names with commas: {', '.join(WAYS)}")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=1, help="runs of each (%(default)s)")
     parser.add_argument("--rate", type=bounded(float, 0.01, 1000), default=mix.rate_per_s, help="requests/s")
-    parser.add_argument("--duration-s", type=bounded(float, 5, 3600), default=mix.duration_s)
-    parser.add_argument("--long-share", type=bounded(float, 0, 1), default=mix.long_share)
+    parser.add_argument(
+        "--duration-s", type=bounded(float, 5, 3600), default=mix.duration_s, help="of each run"
+    )
+    parser.add_argument(
+        "--long-share",
+        type=bounded(float, 0, 1),
+        default=mix.long_share,
+        help="of the requests that are long prompts",
+    )
     parser.add_argument("--slo-ttft", type=bounded(float, 0, 3600), default=3.0, help="seconds (%(default)s)")
     parser.add_argument("--slo-tpot", type=bounded(float, 0, 3600), default=0.2, help="seconds (%(default)s)")
     parser.add_argument("--config", type=Path, default=CONFIG, help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
-    given.ways = given.ways.split(",")
-    if set(given.ways) - set(WAYS):
-        parser.error(f"--ways: there are {', '.join(WAYS)}")
+    try:
+        given.ways = names_of(given.ways, WAYS, "way")
+    except ValueError as error:
+        parser.error(str(error))
+    if not given.config.is_file():
+        parser.error(f"{given.config}: no such file")
     return given
 
 
@@ -194,16 +202,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         head = {
             "benchmark": "disaggregation",
-            "command": " ".join(["python -m load_tests.disaggregation", *(arguments or sys.argv[1:])]),
+            "command": spelled("disaggregation", arguments),
             **facts,
             "mix": asdict(mix),
             "slo": asdict(slo),
         }
-        print(json.dumps({**head, "rows": found}))
+        print_json({**head, "rows": found})
     else:
         print("\n".join(f"{row['policy']:12} {row['case']:32} {_told(row)}" for row in found))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

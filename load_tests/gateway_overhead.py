@@ -11,7 +11,6 @@ the engine in the same round.
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 from load_tests.arguments import bounded
 from load_tests.client import Outcome, Target
 from load_tests.closed_loop import ClosedLoad, run_closed
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.peers.gateways import GATEWAYS
 from load_tests.peers.site import PEERS, Site, SiteError, measured_site
 from load_tests.record import circumstances
@@ -195,9 +195,7 @@ def table(rows: Sequence[Json]) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Plan()
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.gateway_overhead", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.gateway_overhead", description=__doc__.split("\n")[0])
     parser.add_argument("--peers", default="all", help=f"all, or with commas: {', '.join(PEERS)}")
     parser.add_argument(
         "--install",
@@ -257,17 +255,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         result = {
             "benchmark": "gateway_overhead",
-            "command": " ".join(["python -m load_tests.gateway_overhead", *(arguments or sys.argv[1:])]),
+            "command": spelled("gateway_overhead", arguments),
             **facts,
             "packages": {gateway.name: gateway.package for gateway in GATEWAYS},
             "not_measured": absent,
             "rows": rows,
         }
-        print(json.dumps(result))
+        print_json(result)
     else:
         print(table(rows))
     return int(any(row["failures"] for row in rows if row["policy"].startswith("tidemill")))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -8,7 +8,6 @@ Tables and where to get them: load_tests/data.md. `quality` is 0..1 as judged by
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +18,13 @@ import numpy as np
 
 from cluster.config.model_routing import ModelPolicyName
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.model_tables.cascade_curve import cascade
 from load_tests.model_tables.cases import CASES, POLICIES, Row, Trial, trials
 from load_tests.model_tables.decision_time import decision_times
 from load_tests.model_tables.formats import FORMATS, read_table
 from load_tests.model_tables.frontier import frontier, order
 from load_tests.model_tables.phases import phases
-from load_tests.model_tables.table import TableError
 from load_tests.model_tables.text_features import FeatureKind, guessed_categories
 from load_tests.record import circumstances
 
@@ -64,34 +63,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         facts, rows = (
             _decision_times(policies, given.seeds) if given.decision_time else _table_rows(given, policies)
         )
-    except (TableError, OSError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     if given.json:
-        command = " ".join(["python -m load_tests.model_routing", *(arguments or sys.argv[1:])])
+        command = spelled("model_routing", arguments)
         facts = {"benchmark": "model_routing", "command": command, **circumstances(given.table), **facts}
-        print(json.dumps({**facts, "rows": rows}))
+        print_json({**facts, "rows": rows})
     else:
         print(_summary(rows))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.model_routing", description=__doc__.split("\n", maxsplit=1)[0]
-    )
+    parser = Parser(prog="python -m load_tests.model_routing", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--table", type=Path, help="file of answers")
-    parser.add_argument("--format", choices=sorted(FORMATS))
+    parser.add_argument("--format", choices=sorted(FORMATS), help="of the file (load_tests/data.md)")
     parser.add_argument("--questions", type=Path, help="mmlu_pro: the questions, if not beside the table")
     parser.add_argument("--tokens", type=Path, help="mmlu_pro: the output tokens, if not beside the table")
     parser.add_argument("--models", type=Path, help="llmrouter: the list of models, if not beside the table")
-    parser.add_argument("--policies", default="all", help="all, or names with commas")
+    parser.add_argument("--policies", default="all", help=f"all, or names with commas: {', '.join(POLICIES)}")
     parser.add_argument("--cases", help=f"of {', '.join(_ALL_CASES)}, with commas; the format's if omitted")
-    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=5)
-    parser.add_argument("--first-seed", type=bounded(int, 0, 1_000_000), default=0)
+    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=5, help="how many")
+    parser.add_argument("--first-seed", type=bounded(int, 0, 1_000_000), default=0, help="of them")
     parser.add_argument(
         "--rows-max", type=bounded(int, 10, 10_000_000), help="take a seeded part of the table"
     )
-    parser.add_argument("--features", choices=get_args(FeatureKind), default="minilm")
+    parser.add_argument(
+        "--features", choices=get_args(FeatureKind), default="minilm", help="what policies see of a prompt"
+    )
     parser.add_argument(
         "--categories",
         choices=("none", "table", "classifier"),
@@ -107,11 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _policies(text: str, decision_time: bool) -> list[ModelPolicyName]:
     known: tuple[ModelPolicyName, ...] = ("static", *POLICIES) if decision_time else POLICIES
-    names = list(known) if text == "all" else text.split(",")
-    for name in names:
-        if name not in known:
-            raise TableError(f"no policy {name!r}; there are {', '.join(known)}")
-    return cast("list[ModelPolicyName]", names)
+    return cast("list[ModelPolicyName]", names_of(text, known, "policy"))
 
 
 def _decision_times(policies: list[ModelPolicyName], seeds: int) -> tuple[Row, list[Row]]:
@@ -119,10 +114,7 @@ def _decision_times(policies: list[ModelPolicyName], seeds: int) -> tuple[Row, l
 
 
 def _table_rows(given: argparse.Namespace, policies: list[ModelPolicyName]) -> tuple[Row, list[Row]]:
-    cases = given.cases.split(",") if given.cases else _CASES_BY_FORMAT[given.format]
-    for case in cases:
-        if case not in _ALL_CASES:
-            raise TableError(f"no case {case!r}; there are {', '.join(_ALL_CASES)}")
+    cases = names_of(given.cases, list(_ALL_CASES), "case") if given.cases else _CASES_BY_FORMAT[given.format]
     companions = {name: getattr(given, name) for name in ("questions", "tokens", "models")}
     table = read_table(given.table, given.format, companions)
     if given.rows_max is not None and given.rows_max < len(table):
@@ -175,4 +167,4 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.prompts import unique_prompt
-from load_tests.summary import goodput, spread, summarise
+from load_tests.record import circumstances
+from load_tests.summary import as_row, goodput, spread, summarise
 from load_tests.traces import Arrival, TraceError, poisson, read_trace
 
 REQUESTS_MAX = 1_000_000
@@ -167,8 +167,9 @@ def report(run: OpenRun, *, slo_ttft_s: float, slo_tpot_s: float) -> dict[str, A
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     default = OpenLoad(model="")
-    parser = argparse.ArgumentParser(
-        description="Poisson or traced arrivals against a server on this machine; prints one JSON result."
+    parser = Parser(
+        prog="python -m load_tests.open_loop",
+        description="Poisson or traced arrivals against a server on this machine; prints one JSON result.",
     )
     parser.add_argument("--url", type=loopback, required=True, help="for example http://127.0.0.1:8000/v1")
     parser.add_argument("--model", required=True, help="name of the served model")
@@ -194,6 +195,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--slo-tpot", type=bounded(float, 0, 3600), default=0.1, help="seconds (%(default)s)")
     parser.add_argument("--timeout", type=bounded(float, 0.1, 3600), default=default.timeout_s)
     parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--json", action="store_true", help="the result in the form of all benchmarks")
     return parser.parse_args(arguments)
 
 
@@ -220,8 +222,14 @@ def main(arguments: list[str] | None = None) -> None:
     run = asyncio.run(run_open(options.url, arrivals, load))
     source = str(options.trace.name) if options.trace else f"poisson {options.rate:g}/s"
     result = report(run, slo_ttft_s=options.slo_ttft, slo_tpot_s=options.slo_tpot)
-    head = {"test": "open_loop", "url": options.url.url, "arrivals": source, "load": asdict(load)}
-    print(orjson.dumps({**head, **result}).decode())
+    facts = {"url": options.url.url, "arrivals": source, "load": asdict(load)}
+    if options.json:
+        good = result.pop("goodput")
+        row = {"case": source, "policy": "open_loop", "seed": load.seed, **as_row(result), **good}
+        head = {"benchmark": "open_loop", "command": spelled("open_loop", arguments)}
+        print_json({**head, **circumstances(None), **facts, "rows": [row]})
+    else:
+        print_json({"test": "open_loop", **facts, **result})
 
 
 def _arrivals(options: argparse.Namespace) -> Iterable[Arrival]:
@@ -236,4 +244,4 @@ def _arrivals(options: argparse.Namespace) -> Iterable[Arrival]:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -10,9 +10,7 @@ GPU type, `leave_one_out` on all but the one that is predicted, `shipped` the co
 prompt and half the output; the prompt's length is an assumption (`--prompt-tokens`).
 """
 
-import argparse
 import csv
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from cluster.performance.hardware import GpuSpec, gpu_spec
 from cluster.performance.power import decode_w
 from cluster.performance.roofline import EFFICIENCIES, Efficiency, decode_step_s, power_curve
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json
 from load_tests.record import circumstances
 
 _SOURCE = "(v3)"
@@ -85,11 +84,11 @@ class Point:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit and score."""
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.performance_fit", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.performance_fit", description=__doc__.split("\n")[0])
     parser.add_argument("--measured", type=Path, required=True, help="CSV of operating points")
-    parser.add_argument("--prompt-tokens", type=bounded(float, 0, 1e5), default=300.0)
+    parser.add_argument(
+        "--prompt-tokens", type=bounded(float, 0, 1e5), default=300.0, help="assumed of every request"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     try:
@@ -106,11 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"python -m load_tests.performance_fit --measured {given.measured.name} "
             f"--prompt-tokens {given.prompt_tokens:g} --json"
         )
-        print(
-            json.dumps(
-                {"benchmark": "performance_fit", "command": command, **circumstances(None), "rows": rows}
-            )
-        )
+        print_json({"benchmark": "performance_fit", "command": command, **circumstances(None), "rows": rows})
     return 0
 
 
@@ -223,4 +218,4 @@ def _mean(logarithms: Any) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

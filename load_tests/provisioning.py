@@ -7,7 +7,6 @@ last arrival; a request that failed, was rejected or missed TTFT or TPOT misses 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from cluster.config import ConfigError, load_config
 from cluster.policy.provisioning.policies import POLICIES
 from cluster.simulation.experiment import Case, Traffic, figures, run_cases, spread, traffic_files
 from cluster.simulation.solver_output import solver_output_on_stderr
-from cluster.simulation.traffic.trace import TraceError
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.record import circumstances
 
 _SHOWN = (
@@ -35,9 +34,7 @@ _SHOWN = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.provisioning", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.provisioning", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--fleet", type=Path, required=True, help="configuration with the pools to compare on"
     )
@@ -46,32 +43,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         required=True,
         metavar="[MODEL=]FILE",
-        help="repeat for models or archives",
+        help="formats: load_tests/data.md; repeat for models or archives",
     )
-    parser.add_argument("--policies", default="all", help="all, or names with commas; also `fixed`")
-    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=3)
-    parser.add_argument("--rate", type=bounded(float, 1e-6, 1e6), help="mean requests per second")
+    parser.add_argument(
+        "--policies", default="all", help=f"all, or names with commas: {', '.join(POLICIES)}; also fixed"
+    )
+    parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=3, help="runs, from seed 0 on")
+    parser.add_argument(
+        "--rate", type=bounded(float, 1e-6, 1e6), help="mean requests per second, in place of the trace's own"
+    )
     parser.add_argument(
         "--start-s", type=bounded(float, 0, 1e9), default=0.0, help="where in the trace to begin"
     )
     parser.add_argument("--duration-s", type=bounded(float, 1, 1e9), help="how much of the trace to take")
-    parser.add_argument("--requests-max", type=bounded(int, 1, 50_000_000))
+    parser.add_argument(
+        "--requests-max", type=bounded(int, 1, 50_000_000), help="take so many requests at most"
+    )
     parser.add_argument("--jobs", type=bounded(int, 1, 64), help="processes; all cores if omitted")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     try:
         with solver_output_on_stderr():
             rows = _rows(given)
-    except (ConfigError, TraceError, OSError) as error:
+    except (ConfigError, ValueError, OSError) as error:
         parser.error(str(error))
     if given.json:
         result = {
             "benchmark": "provisioning",
-            "command": " ".join(["python -m load_tests.provisioning", *(arguments or sys.argv[1:])]),
+            "command": spelled("provisioning", arguments),
             **circumstances(given.fleet),
             "rows": rows,
         }
-        print(json.dumps(result))
+        print_json(result)
     else:
         print(_table(rows))
     return 0
@@ -79,10 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rows(given: argparse.Namespace) -> list[dict[str, Any]]:
     config = load_config(given.fleet)
-    names = list(POLICIES) if given.policies == "all" else given.policies.split(",")
-    for name in names:
-        if name not in POLICIES and name != "fixed":
-            raise TraceError(f"no policy {name!r}; there are {', '.join(POLICIES)} and fixed")
+    everything = given.policies == "all"  # `fixed` is for who asks for it: it is static_peak without a reason
+    names = list(POLICIES) if everything else names_of(given.policies, (*POLICIES, "fixed"), "policy")
     traffic = Traffic(
         files=traffic_files(config, given.trace),
         rate_per_s=given.rate,
@@ -129,4 +130,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -17,11 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import orjson
-
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
 from load_tests.closed_loop import ClosedLoad, run_closed
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.prompts import unique_prompt
 from load_tests.record import append_result, circumstances
 from load_tests.summary import percentile, summarise
@@ -155,11 +154,36 @@ async def compare(targets: dict[str, Target], comparison: Comparison) -> Json:
     return {"throughput": throughput, "unary_latency": latency}
 
 
+def _rows(measured: Json, seed: int) -> list[Json]:
+    """One row for each way in each half."""
+    rows: list[Json] = []
+    for half, ways in measured.items():
+        for name, found in ways.items():
+            if isinstance(found, dict) and "failures" in found:
+                failed = {"failures": sum(found["failures"].values()), "failure_kinds": found["failures"]}
+                rows.append({"case": half, "policy": name, "seed": seed, **_flat(found), **failed})
+    return rows
+
+
+def _flat(found: Json) -> Json:
+    """Units last: `e2e_s_p50: {median, min, max}` becomes `e2e_p50_s`, `e2e_p50_s_min`, `e2e_p50_s_max`."""
+    row: Json = {}
+    for name, value in found.items():
+        what, unit, share = name.partition("_s_p")
+        label = f"{what}_p{share}_s" if unit else name
+        if not isinstance(value, dict):
+            row[label] = value
+        elif name != "failures":
+            row |= {label if part == "median" else f"{label}_{part}": each for part, each in value.items()}
+    return row
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     default = Comparison(model="")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
+        prog="python -m load_tests.relay_vs_handles",
         description="Tokens/s and added latency of the router and of Serve handles, side by side; prints one "
-        "JSON result and appends it to the results."
+        "JSON result and appends it to the results.",
     )
     parser.add_argument("--relay-url", type=loopback, required=True, help="Tidemill's gateway")
     parser.add_argument("--handles-url", type=loopback, required=True, help="handles, Serve's defaults")
@@ -174,7 +198,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--config", type=Path, help="what the cluster was started with; its hash is recorded")
     parser.add_argument("--engine-origin", default="given", help="what --engine-url is; recorded")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="(%(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="one more line goes here")
+    parser.add_argument("--json", action="store_true", help="the result in the form of all benchmarks")
     return parser.parse_args(arguments)
 
 
@@ -195,9 +220,13 @@ def main(arguments: list[str] | None = None) -> None:
         targets["handles_optimised"] = options.handles_optimised_url
     facts = circumstances(options.config)
     measured = asyncio.run(compare(targets, comparison))
-    head = {"test": "relay_vs_handles", **facts, "engine_origin": options.engine_origin}
-    result = {**head, "comparison": asdict(comparison), **measured}
-    print(orjson.dumps(result).decode())
+    facts |= {"engine_origin": options.engine_origin, "comparison": asdict(comparison)}
+    result = {"test": "relay_vs_handles", **facts, **measured}
+    if options.json:
+        head = {"benchmark": "relay_vs_handles", "command": spelled("relay_vs_handles", arguments), **facts}
+        print_json({**head, "rows": _rows(measured, comparison.seed)})
+    else:
+        print_json(result)
     failed = {
         f"{half}.{name}": one["failures"]
         for half in ("throughput", "unary_latency")
@@ -210,4 +239,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

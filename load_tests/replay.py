@@ -8,7 +8,6 @@ It reads what `cluster.simulation` reads (load_tests/data.md). Where a trace say
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from cluster.simulation.traffic.open import open_trace
 from cluster.simulation.traffic.trace import Trace, TraceError
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.open_loop import DURATION_MAX_S, REQUESTS_MAX, Due, drive
 from load_tests.prompts import prompt_of_blocks, unique_prompt
 from load_tests.record import append_result, circumstances
@@ -134,7 +134,7 @@ def _tenant(text: str) -> Tenant:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Replay(model="")
-    parser = argparse.ArgumentParser(prog="python -m load_tests.replay", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m load_tests.replay", description=__doc__.split("\n")[0])
     parser.add_argument("--trace", type=Path, action="append", required=True, metavar="FILE")
     parser.add_argument("--url", type=loopback, required=True, help="for example http://127.0.0.1:8000/v1")
     parser.add_argument("--model", default="auto", help="what is asked for (%(default)s)")
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured_s = max(1e-9, trace.duration_s - plan.warm_up_s)
     head = {
         "benchmark": "replay",
-        "command": " ".join(["python -m load_tests.replay", *(arguments or sys.argv[1:])]),
+        "command": spelled("replay", arguments),
         **facts,
         "url": given.url.url,
         "plan": asdict(plan),
@@ -231,7 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             append_result(given.results, one.line(slo))
     if given.report:
         write_report(given.report, result, done, slo)
-    print(json.dumps(result) if given.json else _table(result["rows"]))
+    if given.json:
+        print_json(result)
+    else:
+        print(_table(result["rows"]))
     return 0
 
 
@@ -245,4 +248,4 @@ def _table(found: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

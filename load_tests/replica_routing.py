@@ -20,16 +20,17 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from cluster.config import ConfigError, TidemillConfig, load_config
 from cluster.config.routing import ReplicaPolicyName
 from cluster.simulation.experiment import spread
+from cluster.simulation.processes import in_turn, worker_processes
 from cluster.simulation.traffic.open import open_trace
 from cluster.simulation.traffic.trace import Trace, TraceError
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.record import circumstances
 from load_tests.routing.fleet import FleetShape, run, with_routing
 
@@ -45,17 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, TraceError, ValueError) as error:
         sys.exit(f"replica_routing: {error}")
     if given.json:
-        spelled = sys.argv[1:] if arguments is None else arguments
-        command = " ".join(["python -m load_tests.replica_routing", *spelled])
-        print(
-            json.dumps(
-                {
-                    "benchmark": "replica_routing",
-                    "command": command,
-                    **circumstances(given.fleet),
-                    "rows": rows,
-                }
-            )
+        command = spelled("replica_routing", arguments)
+        print_json(
+            {"benchmark": "replica_routing", "command": command, **circumstances(given.fleet), "rows": rows}
         )
     else:
         print(_table(rows))
@@ -63,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.replica_routing", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.replica_routing", description=__doc__.split("\n")[0])
     shape = FleetShape()
-    parser.add_argument("--trace", type=Path, required=True, help="JSON lines in Mooncake's format")
+    parser.add_argument(
+        "--trace", type=Path, required=True, help="JSON lines in Mooncake's format, gzipped or not"
+    )
     parser.add_argument("--fleet", type=Path, help="a configuration with pools to compare on")
-    parser.add_argument("--replicas", type=bounded(int, 2, 1000), default=shape.replicas)
+    parser.add_argument("--replicas", type=bounded(int, 2, 1000), default=shape.replicas, help="in the fleet")
     parser.add_argument(
         "--rate-scale", type=bounded(float, 1e-3, 1e3), default=1.0, help="times the trace's own rate"
     )
@@ -87,10 +80,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=bounded(int, 1, 1000), default=5, help="runs, from seed 0 on")
     parser.add_argument(
-        "--prefill-tokens-per-s", type=bounded(float, 1, 1e7), default=shape.prefill_tokens_per_s
+        "--prefill-tokens-per-s",
+        type=bounded(float, 1, 1e7),
+        default=shape.prefill_tokens_per_s,
+        help="of a replica that does nothing else",
     )
-    parser.add_argument("--step-s", type=bounded(float, 1e-4, 10), default=shape.step_s, help="a decode step")
-    parser.add_argument("--cached-blocks", type=bounded(int, 10, 10_000_000), default=shape.cached_blocks)
+    parser.add_argument(
+        "--step-s", type=bounded(float, 1e-4, 10), default=shape.step_s, help="seconds of a decode step"
+    )
+    parser.add_argument(
+        "--cached-blocks",
+        type=bounded(int, 10, 10_000_000),
+        default=shape.cached_blocks,
+        help="a replica's KV cache, in the trace's blocks",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -105,14 +108,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _rows(given: argparse.Namespace) -> list[dict[str, Any]]:
-    names = list(_POLICIES) if given.policies == "all" else given.policies.split(",")
-    for name in names:
-        if name not in _POLICIES:
-            raise ValueError(f"no policy {name!r}; there are {', '.join(_POLICIES)}")
+    names = cast("list[ReplicaPolicyName]", names_of(given.policies, _POLICIES, "policy"))
     trace = open_trace((given.trace,), requests_max=given.requests_max)
     if trace.blocks is None and given.fleet is None:
         raise ValueError(f"{given.trace}: says nothing of shared prefixes (hash_ids)")
-    trace = trace.at_rate(trace.rate_per_s * given.rate_scale)
+    if given.rate_scale != 1.0:
+        trace = trace.at_rate(trace.rate_per_s * given.rate_scale)
     settings = dict(_setting(text) for text in given.set)
     fleet = _fleet(given)
     wanted = [
@@ -123,8 +124,8 @@ def _rows(given: argparse.Namespace) -> list[dict[str, Any]]:
     case = _case(given, trace)
     began_s = time.monotonic()
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(given.jobs) as processes:
-        found = processes.map(_one, wanted) if given.jobs > 1 else map(_one, wanted)
+    with worker_processes(given.jobs) as processes:
+        found = in_turn(processes, _one, wanted) if given.jobs > 1 else map(_one, wanted)
         for (config, _, seed, _, _), figures in zip(wanted, found, strict=True):
             name = config.routing.replicas.policy
             rows.append({"case": case, "policy": name, "seed": seed, **figures})
@@ -194,4 +195,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

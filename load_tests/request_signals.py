@@ -7,12 +7,10 @@ on prompts of 2 kB. `--labelled` judges the language detector; `--failures` hold
 reading ease, against how often models failed at prompts. Formats: load_tests/data.md.
 """
 
-import argparse
 import gzip
 import json
 import random
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from deployments.encoder.categories import load_category_model
 from deployments.encoder.language import UNKNOWN, LanguageDetector
 from deployments.encoder.minilm import MiniLm
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 
 _PROMPT_CHARS = 2048
@@ -47,9 +46,7 @@ _LENGTHS = ((1, 20), (20, 60), (60, 100_000))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time every signal, and judge the language detector if there is something to judge it by."""
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.request_signals", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.request_signals", description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=bounded(int, 100, 1_000_000), default=2000, help="timed per seed")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5)
     parser.add_argument("--labelled", type=Path, help="gzipped JSON lines with `text` and `language`")
@@ -65,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows += [row for file in given.failures for row in ranks(file)]
     result = {
         "benchmark": "request_signals",
-        "command": " ".join(["python -m load_tests.request_signals", *(arguments or sys.argv[1:])]),
+        "command": spelled("request_signals", arguments),
         **circumstances(None),
         "rows": rows,
     }
-    print(json.dumps(result) if given.json else "\n".join(map(str, rows)))
+    if given.json:
+        print_json(result)
+    else:
+        print("\n".join(map(str, rows)))
     return 0
 
 
@@ -188,4 +188,4 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,7 +10,6 @@ one threshold for everything, counted on the second half of a stream. Files: loa
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from load_tests.caching.curves import curve_rows, ratio_rows
 from load_tests.caching.known_cosines import KnownCosines, KnownIndex
 from load_tests.caching.stream_replay import TierPolicy, replay, tier_config
 from load_tests.caching.streams import Prompt, in_order, sample
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.embeddings import embed, to_stderr
 from load_tests.record import circumstances
 
@@ -34,7 +34,10 @@ _FORMATS = ("qqp", "banking77", "clinc150")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay all policies over all orders."""
     given = _options(arguments)
-    prompts, vectors = read_workload(given)
+    try:
+        prompts, vectors = read_workload(given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"semantic_cache: {error}")
     case = given.format[0] if len(set(given.format)) == 1 else "mixed"
     rows: list[dict[str, Any]] = []
     curves = bool({"category", "global"} & set(given.policies))
@@ -49,14 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         to_stderr(f"order {seed} is done")
     result = {
         "benchmark": "semantic_cache",
-        "command": " ".join(["python -m load_tests.semantic_cache", *(arguments or sys.argv[1:])]),
+        "command": spelled("semantic_cache", arguments),
         **circumstances(None),
         "prompts": len(prompts),
         "categories": sorted({prompt.category for prompt in prompts}),
         "answers": len({prompt.answer for prompt in prompts}),
         "rows": rows,
     }
-    print(json.dumps(result) if given.json else _as_text(rows))
+    if given.json:
+        print_json(result)
+    else:
+        print(_as_text(rows))
     return 0
 
 
@@ -114,29 +120,60 @@ def _curves(
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.semantic_cache", description=__doc__.split("\n")[0]
+    parser = Parser(prog="python -m load_tests.semantic_cache", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--pairs", type=Path, nargs="+", required=True, help="labelled prompts (load_tests/data.md)"
     )
-    parser.add_argument("--pairs", type=Path, nargs="+", required=True, help="labelled prompts")
     parser.add_argument(
         "--format", nargs="+", choices=_FORMATS, required=True, help="of all files, or of each"
     )
     parser.add_argument("--domains", type=Path, help="CLINC150's domains.json.gz: its categories")
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
-    parser.add_argument("--delta", type=bounded(float, 0.001, 0.5), nargs="+", default=[0.05])
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        default=["all"],
+        help=f"all, or names with spaces or commas: {', '.join(POLICIES)}",
+    )
+    parser.add_argument(
+        "--delta",
+        type=bounded(float, 0.001, 0.5),
+        nargs="+",
+        default=[0.05],
+        help="shares of wrong hits that are allowed",
+    )
     parser.add_argument("--orders", type=bounded(int, 1, 200), default=5, help="orders of arrival")
-    parser.add_argument("--first-order", type=bounded(int, 0, 10_000), default=0)
+    parser.add_argument(
+        "--first-order", type=bounded(int, 0, 10_000), default=0, help="seed of the first of them"
+    )
     parser.add_argument(
         "--known-cosines", action="store_true", help="compute them once; look-up times then mean nothing"
     )
     parser.add_argument("--texts", type=bounded(int, 10, 100_000), default=1200, help="prompts of each file")
-    parser.add_argument("--explore", type=bounded(float, 0, 1), default=0.02, help="hits answered fresh")
-    parser.add_argument("--judge-error", type=bounded(float, 0, 0.5), default=0.0, help="wrong judgements")
-    parser.add_argument("--sample-seed", type=bounded(int, 0, 2**31), default=0)
+    parser.add_argument(
+        "--explore",
+        type=bounded(float, 0, 1),
+        default=0.02,
+        help="share of hits that is answered fresh and judged",
+    )
+    parser.add_argument(
+        "--judge-error", type=bounded(float, 0, 0.5), default=0.0, help="share of wrong judgements"
+    )
+    parser.add_argument(
+        "--sample-seed", type=bounded(int, 0, 2**31), default=0, help="of the prompts that are taken"
+    )
     parser.add_argument("--by-category", action="store_true", help="rows for each category as well")
     parser.add_argument("--cache", type=Path, help="file that keeps embeddings between runs")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    try:
+        given.policies = names_of(given.policies, POLICIES, "policy")
+    except ValueError as error:
+        parser.error(str(error))
+    if len(given.format) not in (1, len(given.pairs)):
+        parser.error(
+            f"{len(given.pairs)} files and {len(given.format)} formats; give one, or one for each file"
+        )
+    return given
 
 
 def _as_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,4 +187,4 @@ def _as_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

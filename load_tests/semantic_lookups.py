@@ -10,9 +10,7 @@ tenant sees of another's entries: its own look-ups of texts that only the other 
 that nobody has.
 """
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +32,7 @@ from deployments.encoder.minilm import DIMENSIONS, MiniLm
 from load_tests.arguments import bounded
 from load_tests.caching.disk import on_disk
 from load_tests.caching.entries import NEAR, PARTITION, Vectors, around, entry, text_of, unit
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.embeddings import to_stderr
 from load_tests.record import circumstances
 
@@ -44,9 +43,7 @@ _PAGE_BYTES = 4096
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fill a tier, then time it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.semantic_lookups", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.semantic_lookups", description=__doc__.split("\n")[0])
     parser.add_argument("--entries", type=bounded(int, 100, 2_000_000), default=50_000)
     parser.add_argument("--lookups", type=bounded(int, 100, 100_000), default=2000)
     parser.add_argument(
@@ -74,11 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
     result = {
         "benchmark": "semantic_lookups",
-        "command": " ".join(["python -m load_tests.semantic_lookups", *(arguments or sys.argv[1:])]),
+        "command": spelled("semantic_lookups", arguments),
         **circumstances(None),
         "rows": [row],
     }
-    print(json.dumps(result) if given.json else json.dumps(row, indent=2))
+    if given.json:
+        print_json(result)
+    else:
+        print(json.dumps(row, indent=2))
     return 0
 
 
@@ -182,4 +182,4 @@ def _resident_bytes() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

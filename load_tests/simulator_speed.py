@@ -6,8 +6,6 @@ Two seeded traces on eight replicas behind the live router's policy: short answe
 the work, and full engines with long answers, where tokens are. `--trace FILE` adds a trace of your own.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ from cluster.simulation.traffic.open import open_trace
 from cluster.simulation.traffic.synthetic import LengthShape, steady
 from cluster.simulation.traffic.trace import Trace, TraceError
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 
 _FLEET = """
@@ -31,9 +30,7 @@ pools: {h100: {model: m, gpu_type: H100, replicas: {min: 8, max: 8}, max_concurr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.simulator_speed", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.simulator_speed", description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=bounded(int, 1, 20), default=3)
     parser.add_argument("--trace", type=Path, help="a trace of your own")
     parser.add_argument("--rate", type=bounded(float, 1e-3, 1e6), help="its mean requests per second")
@@ -49,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append({"case": name, "policy": "fixed", "seed": number, **_timed(trace, number)})
             print(rows[-1], file=sys.stderr, flush=True)
     if given.json:
-        command = " ".join(["python -m load_tests.simulator_speed", *(arguments or sys.argv[1:])])
+        command = spelled("simulator_speed", arguments)
         result = {"benchmark": "simulator_speed", "command": command, **circumstances(None), "rows": rows}
-        print(json.dumps(result))
+        print_json(result)
     return 0
 
 
@@ -92,4 +89,4 @@ def _timed(trace: Trace, seed: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

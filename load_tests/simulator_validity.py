@@ -9,8 +9,6 @@ composition, then it is sent 200 others in an open loop, and the simulator the s
 
 import argparse
 import asyncio
-import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from typing import Any
 from cluster.simulation.traffic.trace import Trace
 from deployments.engine.weights import WeightsError
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 from load_tests.validity.calibration import Sample, calibrate, errors, fit, open_samples
 from load_tests.validity.closed_forms import closed_form_row, queues
@@ -48,8 +47,6 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     given = _options(arguments)
-    # A kill must end the engine too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         slices = {seed: _slice(given, seed) for seed in range(given.seeds)}
         rows = [] if given.only == "engine" else _theory(given.seeds, given.queue_requests)
@@ -58,17 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, EngineError, WeightsError) as error:
         sys.exit(f"simulator_validity: {error}")
     if given.json:
-        spelled = sys.argv[1:] if arguments is None else arguments
-        command = " ".join(["python -m load_tests.simulator_validity", *spelled])
+        command = spelled("simulator_validity", arguments)
         head = {"benchmark": "simulator_validity", "command": command, **circumstances(None)}
-        print(json.dumps({**head, "rows": rows}))
+        print_json({**head, "rows": rows})
     return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m load_tests.simulator_validity", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="python -m load_tests.simulator_validity", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=bounded(int, 1, 20), default=1, help="runs, from seed 0 on")
     parser.add_argument("--only", choices=("theory", "engine"), help="one of the two parts")
     parser.add_argument("--requests", type=bounded(int, 20, 5_000), default=200, help="replayed in each run")
@@ -80,7 +74,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=10.0,
         help="what the trace's lengths are divided by (%(default)s)",
     )
-    parser.add_argument("--queue-requests", type=bounded(int, 1_000, 1_000_000), default=60_000)
+    parser.add_argument(
+        "--queue-requests", type=bounded(int, 1_000, 1_000_000), default=60_000, help="of a queue in theory"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser.parse_args(arguments)
 
@@ -167,4 +163,4 @@ def _tell(what: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

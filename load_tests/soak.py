@@ -37,6 +37,7 @@ from load_tests.chaos.faults import (
 )
 from load_tests.chaos.load import Seen, SteadyLoad, judged
 from load_tests.client import OK, StreamClient, parse_target
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 
 _KINDS = {
@@ -82,7 +83,7 @@ Sample = dict[str, float]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the soak."""
-    parser = argparse.ArgumentParser(prog="python -m load_tests.soak", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m load_tests.soak", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=bounded(float, 0.5, 10_000), default=30.0)
     parser.add_argument(
         "--load", type=bounded(float, 0.01, 1.0), default=0.7, help="part of what it can take"
@@ -112,11 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [_requests_row(seen, rate_per_s, options), *_rows(samples, options.seed)]
     result = {
         "benchmark": "soak",
-        "command": " ".join(["python -m load_tests.soak", *(arguments or sys.argv[1:])]),
+        "command": spelled("soak", arguments),
         **circumstances(None),
         "rows": rows,
     }
-    print(json.dumps(result) if options.json else "\n".join(map(str, rows)))
+    if options.json:
+        print_json(result)
+    else:
+        print("\n".join(map(str, rows)))
     return 0
 
 
@@ -248,4 +252,4 @@ def _rows(samples: list[Sample], seed: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -55,6 +55,19 @@ def summarise(outcomes: Sequence[Outcome], *, elapsed_s: float) -> Json:
     }
 
 
+def as_row(summary: Json) -> Json:
+    """A summary as one flat row: `ttft_s: {p50: …}` becomes `ttft_p50_s`, failures a number."""
+    row: Json = {}
+    for name, value in summary.items():
+        if name == "failures":
+            row |= {"failures": sum(value.values()), "failure_kinds": value}
+        elif isinstance(value, dict):
+            row |= {f"{name.removesuffix('_s')}_{part}_s": number for part, number in value.items()}
+        elif value is not None:
+            row[name] = value
+    return row
+
+
 def goodput(outcomes: Sequence[Outcome], *, elapsed_s: float, ttft_max_s: float, tpot_max_s: float) -> Json:
     """Requests per second that met both bounds; an answer that failed met none."""
     good = sum(1 for outcome in outcomes if _meets(outcome, ttft_max_s, tpot_max_s))

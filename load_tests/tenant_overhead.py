@@ -5,15 +5,12 @@ places, gets its headers, and is settled. The ledger is an SQLite file that is a
 it, in a thread as in a router; requests that wait for it are in the figures.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from cluster.config import parse_config
 from cluster.entities.tenancy import Usage
@@ -23,6 +20,7 @@ from deployments.router.tenants.counters import TenantMetrics
 from deployments.router.tenants.tenants import Tenants
 from deployments.tenants.keys import FileKeys, new_key
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 from load_tests.summary import percentile
 
@@ -97,7 +95,10 @@ async def measure(tenant: str, requests: int, state_dir: str) -> list[float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="What keys and limits cost a request, in the router itself.")
+    parser = Parser(
+        prog="python -m load_tests.tenant_overhead",
+        description="What keys and limits cost a request, in the router itself.",
+    )
     parser.add_argument("--requests", type=bounded(int, 1000, 10_000_000), default=20_000)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(arguments)
@@ -113,13 +114,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(row, file=sys.stderr)
     result = {
         "benchmark": "tenant_overhead",
-        "command": f"python -m load_tests.tenant_overhead {' '.join(arguments or sys.argv[1:])}".strip(),
+        "command": spelled("tenant_overhead", arguments),
         **circumstances(None),
         "rows": rows,
     }
     if options.json:
-        print(orjson.dumps(result).decode())
+        print_json(result)
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -6,7 +6,6 @@ trained on and simple facts; then `auto` is asked others, and told after each an
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import httpx
 
 from deployments.engine.recipes import Question, arithmetic_questions, is_right
 from load_tests.arguments import bounded
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 
 FACTS = (
@@ -135,12 +135,20 @@ def rows(http: httpx.Client, models: list[str], options: argparse.Namespace) -> 
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Accuracy of two models, and how fast `auto` learns it.")
-    parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
-    parser.add_argument("--models", nargs=2, default=["smollm2-135m-instruct", "smollm2-135m-sums"])
+    parser = Parser(
+        prog="python -m load_tests.two_models",
+        description="Accuracy of two models, and how fast `auto` learns it.",
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="of the gateway")
+    parser.add_argument(
+        "--models",
+        nargs=2,
+        default=["smollm2-135m-instruct", "smollm2-135m-sums"],
+        help="names, the one that `auto` leads to first",
+    )
     parser.add_argument("--questions", type=bounded(int, 4, 1000), default=100, help="of each kind")
-    parser.add_argument("--max-tokens", type=bounded(int, 1, 1000), default=24)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-tokens", type=bounded(int, 1, 1000), default=24, help="of an answer")
+    parser.add_argument("--seed", type=int, default=0, help="of the questions")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser.parse_args(arguments)
 
@@ -149,16 +157,24 @@ def main(arguments: list[str] | None = None) -> None:
     """Run it and print the rows."""
     options = _options(arguments)
     began_at_s = time.monotonic()
-    with httpx.Client(base_url=options.url, timeout=_TIMEOUT_S) as http:
-        found = list(rows(http, options.models, options))
+    try:
+        with httpx.Client(base_url=options.url, timeout=_TIMEOUT_S) as http:
+            found = list(rows(http, options.models, options))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        sys.exit(f"two_models: {options.url}: {error}")
     if not options.json:
         for line in found:
             print(", ".join(f"{name} {value}" for name, value in line.items()))
         return
-    command = f"python -m load_tests.two_models --questions {options.questions} --seed {options.seed}"
-    result = {"benchmark": "two_models", "command": command, **circumstances(None), "rows": found}
-    print(json.dumps(result | {"wall_s": round(time.monotonic() - began_at_s, 1)}))
+    result = {
+        "benchmark": "two_models",
+        "command": spelled("two_models", arguments),
+        **circumstances(None),
+        "wall_s": round(time.monotonic() - began_at_s, 1),
+        "rows": found,
+    }
+    print_json(result)
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

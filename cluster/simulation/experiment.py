@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.config.root import TidemillConfig
+from cluster.simulation.processes import worker_processes
 from cluster.simulation.report import Report
 from cluster.simulation.run import simulate
 from cluster.simulation.scenario import Scenario
@@ -98,7 +99,7 @@ def run_cases(cases: Sequence[Case], jobs: int | None = None) -> Iterator[tuple[
         for case in cases:
             yield case, run_case(case)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    with worker_processes(jobs) as pool:
         waiting = {pool.submit(_lean, case): case for case in cases}
         for done in as_completed(waiting):
             yield waiting[done], done.result()

@@ -21,6 +21,7 @@ from load_tests.chaos.cluster import ChaosCluster, ClusterError, stop_on_termina
 from load_tests.chaos.faults import Fault, NoVictimError
 from load_tests.chaos.kinds import KINDS
 from load_tests.chaos.load import SteadyLoad, judged
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
 
 _BEFORE_S = 4.0
@@ -31,7 +32,7 @@ _RECOVERY_MAX_S = 120.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the suite."""
     names = [fault.name for fault in FAULTS]
-    parser = argparse.ArgumentParser(prog="python -m load_tests.chaos", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m load_tests.chaos", description=__doc__.split("\n")[0])
     parser.add_argument("--cases", default="all", help=f"all, or names with commas: {', '.join(names)}")
     parser.add_argument("--rate", type=bounded(float, 0.1, 1000), default=20.0, help="requests per second")
     parser.add_argument(
@@ -52,11 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     result = {
         "benchmark": "chaos",
-        "command": " ".join(["python -m load_tests.chaos", *(arguments or sys.argv[1:])]),
+        "command": spelled("chaos", arguments),
         **circumstances(None),
         "rows": rows,
     }
-    print(json.dumps(result) if options.json else _table(rows))
+    if options.json:
+        print_json(result)
+    else:
+        print(_table(rows))
     return 0
 
 
@@ -122,4 +126,4 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

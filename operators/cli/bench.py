@@ -7,6 +7,8 @@ gateways to compare with (docs/benchmarks.md).
 import asyncio
 import json
 import os
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from rich.table import Table
 from load_tests.client import Outcome, Target, parse_target
 from load_tests.closed_loop import ClosedLoad, run_closed
 from load_tests.record import circumstances
-from load_tests.summary import summarise
+from load_tests.summary import as_row, summarise
 from operators.cli.console import CliError
 from operators.cli.gateway_client import api_key, first_model, gateway_url
 
@@ -56,8 +58,19 @@ def bench(load: ClosedLoad, *, url: str | None, json_output: bool) -> int:
     found = summarise(outcomes, elapsed_s=elapsed_s)
     places = _places(outcomes)
     if json_output:
-        row = {"case": "closed_loop", "policy": "gateway", "seed": load.seed, **found, "places": places}
-        head = {"benchmark": "bench", "command": "tidemill bench", **circumstances(None), "url": base_url}
+        row = {
+            "case": "closed_loop",
+            "policy": "gateway",
+            "seed": load.seed,
+            **as_row(found),
+            "places": places,
+        }
+        head = {
+            "benchmark": "bench",
+            "command": shlex.join(["tidemill", *sys.argv[1:]]),
+            **circumstances(None),
+            "url": base_url,
+        }
         print(json.dumps({**head, "load": asdict(load), "rows": [row]}))
     else:
         _show(Console(), load, found, places)
