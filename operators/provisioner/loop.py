@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from cluster.config import TidemillConfig
@@ -104,7 +104,7 @@ class ProvisionerLoop:
         self.failures = 0
         """Rounds in a row that failed."""
 
-    async def run(self, wall_s: "Clock") -> None:
+    async def run(self, wall_s: Callable[[], float]) -> None:
         """Go on for ever.
 
         Args:
@@ -202,11 +202,3 @@ class ProvisionerLoop:
                 refused.append(f"{target.pool}: {error}")
         if refused:
             raise ServeApiError("; ".join(refused))
-
-
-class Clock(Protocol):
-    """Unix time."""
-
-    def __call__(self) -> float:
-        """Now."""
-        ...
