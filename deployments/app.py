@@ -13,6 +13,7 @@ from typing import Any, cast
 import ray
 from ray import serve
 from ray.serve._private.common import DeploymentID
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.api import RunTarget
 from ray.serve.context import _get_global_client
 
@@ -206,6 +207,7 @@ def deploy(
     admin_key: str,
     progress: Callable[[str], None],
     rollout: Rollout = _EVERYTHING,
+    own_cluster: bool = False,
 ) -> None:
     """Deploy on a running Ray cluster; returns when every application runs.
 
@@ -217,6 +219,7 @@ def deploy(
         admin_key: what `/admin/*` asks for.
         progress: told of every step.
         rollout: what to deploy, where some of it runs already.
+        own_cluster: whether nobody else uses the Ray cluster.
 
     Raises:
         RuntimeError: an application failed to deploy, with Serve's message.
@@ -230,7 +233,8 @@ def deploy(
             runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", str(Path.cwd()))}},
         )
     progress("starting the fleet directory")
-    start_directory()
+    # On a cluster that others use, Serve is not ours to end.
+    start_directory(keeps={SERVE_CONTROLLER_NAME: SERVE_NAMESPACE} if own_cluster else {})
     if config.routes_models and rollout.learner:
         progress("starting the learner of model routing")
         start_learner(config, state_dir)

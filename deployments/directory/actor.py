@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -132,9 +133,13 @@ class FleetDirectory:
             await self._tell(self._state.expire(now_s=time.monotonic()))
 
 
-def start_directory() -> None:
-    """Create the actor if it is not there."""
-    keeper = Keeper(NamespaceActors(but=ACTOR_NAME))
+def start_directory(*, keeps: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Create the actor if it is not there.
+
+    Args:
+        keeps: actors of other namespaces that it is to end if they stand still, with their namespaces.
+    """
+    keeper = Keeper(NamespaceActors(but=ACTOR_NAME, also=keeps))
     start_on_head(FleetDirectory, keeper, name=ACTOR_NAME, max_concurrency=10_000, replace=False)
 
 

@@ -1,13 +1,15 @@
 """Ends named actors that stand still, so that Ray starts them anew.
 
 Ray restarts what has died, and Serve what fails its health checks; a process that is frozen, or whose event
-loop hangs, has done neither. The directory watches all other actors of the namespace, and the routers, whose
-pictures of the fleet come from it, watch the directory (`DirectoryClient.watch`).
+loop hangs, has done neither. The directory watches all other actors of the namespace, and Serve's controller
+where the cluster is our own; the routers, whose pictures of the fleet come from it, watch the directory
+(`DirectoryClient.watch`).
 """
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import ray
@@ -96,21 +98,24 @@ class Keeper:
 
 
 class NamespaceActors:
-    """All named actors of ours but one (an `Actors`)."""
+    """All named actors of ours but one, and some of others (an `Actors`)."""
 
-    def __init__(self, *, but: str) -> None:
+    def __init__(self, *, but: str, also: Mapping[str, str] = MappingProxyType({})) -> None:
         """Watch everybody else.
 
         Args:
             but: the watcher's own name.
+            also: actors of other namespaces that are ours to end, with their namespaces.
         """
         self._but = but
+        self._also = dict(also)
         self._handles: dict[str, Any] = {}
 
     async def names(self) -> Collection[str]:
         """See `Actors`."""
         found = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
         names = {actor["name"] for actor in found if actor["namespace"] == NAMESPACE} - {self._but}
+        names |= {actor["name"] for actor in found if self._also.get(actor["name"]) == actor["namespace"]}
         self._handles = {name: handle for name, handle in self._handles.items() if name in names}
         return names
 
@@ -118,7 +123,8 @@ class NamespaceActors:
         """See `Actors`."""
         try:
             if name not in self._handles:
-                self._handles[name] = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+                namespace = self._also.get(name, NAMESPACE)
+                self._handles[name] = await asyncio.to_thread(ray.get_actor, name, namespace)
             # Every actor has this method; it runs in the loop in which its work is done.
             await self._handles[name].__ray_ready__.remote()
         except (ray.exceptions.RayError, ValueError) as error:

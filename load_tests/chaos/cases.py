@@ -45,6 +45,7 @@ FAULTS = (
     frozen("freeze_learner", LEARNER),
     frozen("freeze_provisioner", PROVISIONER),
     frozen("freeze_energy_meter", METER),
+    frozen("freeze_serve_controller", CONTROLLER),
     Fault(name="disk_full_router", hurt=disk_full(ROUTER), heal=limit_files(ROUTER, NO_LIMIT)),
     Fault(name="disk_full_cache", hurt=disk_full(CACHE), heal=limit_files(CACHE, NO_LIMIT)),
     Fault(name="disk_full_provisioner", hurt=disk_full(PROVISIONER), heal=limit_files(PROVISIONER, NO_LIMIT)),

@@ -54,6 +54,7 @@ def _deploy(order: dict[str, Any], progress: Callable[[str], None]) -> None:
         weights=order["weights"],
         admin_key=order["admin_key"],
         progress=progress,
+        own_cluster=True,
     )
     progress("starting the fleet provisioner")
     start_provisioner(config, state_dir)

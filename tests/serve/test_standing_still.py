@@ -84,6 +84,23 @@ async def test_a_frozen_actor_is_ended_and_its_successor_answers() -> None:
     keeping.cancel()
 
 
+async def test_a_frozen_actor_of_others_is_ended_only_where_it_is_ours_to_end() -> None:
+    ray.remote(Standing).options(
+        name="theirs", namespace="serve", lifetime="detached", max_restarts=-1, max_concurrency=10
+    ).remote()
+    theirs = ray.get_actor("theirs", "serve")
+    frozen = ray.get(theirs.pid.remote())
+    strict = NamespaceActors(but=actor.ACTOR_NAME)
+    assert "theirs" not in await strict.names()
+    ours = NamespaceActors(but=actor.ACTOR_NAME, also={"theirs": "serve"})
+    keeping = asyncio.create_task(Keeper(ours, period_s=0.2, patience_s=1.0).run())
+    await asyncio.sleep(1.0)
+    os.kill(frozen, signal.SIGSTOP)
+    await _until(lambda: frozen not in [process.pid for process in _processes("Standing")])
+    keeping.cancel()
+    assert ray.get(theirs.pid.remote(), timeout=_WITHIN_S) != frozen
+
+
 async def _until(condition: Any) -> None:
     began_s = time.monotonic()
     while not condition():
