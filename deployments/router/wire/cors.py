@@ -60,18 +60,21 @@ class Cors:
         Raises:
             ApiError: 403, a browser asks for a page that is not allowed.
         """
+        if not path.startswith(_PATHS):
+            return False
+        everybody = "*" in self._origins
+        if not everybody:
+            responder.headers["vary"] = "origin"
         origin = headers.get("origin")
-        if origin is None or not path.startswith(_PATHS):
+        if origin is None:
             return False
         asks = method == "OPTIONS" and "access-control-request-method" in headers
-        if "*" not in self._origins:
-            responder.headers["vary"] = "origin"
-            if origin.lower() not in self._origins:
-                if asks:
-                    message = f"Pages of {origin!r} may not ask here (gateway.cors.origins)."
-                    raise ApiError(status=403, message=message, code="origin_not_allowed")
-                return False  # it is answered, and the browser shows the page nothing of it
-        responder.headers["access-control-allow-origin"] = "*" if "*" in self._origins else origin
+        if not everybody and origin.lower() not in self._origins:
+            if asks:
+                message = f"Pages of {origin!r} may not ask here (gateway.cors.origins)."
+                raise ApiError(status=403, message=message, code="origin_not_allowed")
+            return False  # it is answered, and the browser shows the page nothing of it
+        responder.headers["access-control-allow-origin"] = "*" if everybody else origin
         if not asks:
             responder.headers["access-control-expose-headers"] = _ANSWER_HEADERS
             return False
