@@ -66,6 +66,8 @@ class ModelCandidate:
     """Predicted by its least loaded replica."""
     usable: bool = True
     """Whether a replica of it could take the request now."""
+    asked: int = 0
+    """Where its price or energy is unknown: how often it was asked already, heard of or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,8 @@ class ModelOutcome:
     signals: ModelSignals
     propensity: float
     """With which the model was picked."""
+    offered: tuple[str, ...] = ()
+    """Models that could have been picked; empty where that is not known."""
     quality: float | None = None
     """Judged, 0..1; None while nobody has."""
     source: FeedbackSource | None = None

@@ -59,6 +59,7 @@ class ModelLog:
             model=decision.choice.model,
             signals=decision.signals,
             propensity=decision.choice.propensity,
+            offered=tuple(decision.choice.propensities),
             quality=known.quality,
             source=known.source,
             cost_usd=known.cost_usd or 0.0,

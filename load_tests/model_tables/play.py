@@ -120,7 +120,8 @@ def play(
         best[row] = value[row, columns].max()
         if learn:
             outcome = _outcome(table, signals, row, column, choice.propensity)
-            outcome = replace(outcome, predicted_cost_usd=float(said[column]))
+            offered_models = tuple(choice.propensities)
+            outcome = replace(outcome, predicted_cost_usd=float(said[column]), offered=offered_models)
             state = policy.learn(state, outcome, now_s=float(row))
     return played(table, chosen, best, value)
 

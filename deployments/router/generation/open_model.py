@@ -208,6 +208,7 @@ class OpenModel:
             model=model,
             signals=decision.signals,
             propensity=decision.choice.propensities.get(model, 0.0),
+            offered=tuple(decision.choice.propensities),
             cost_usd=cost_usd,
             energy_j=energy_j,
             predicted_cost_usd=said.cost_usd,

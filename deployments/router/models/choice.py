@@ -3,6 +3,7 @@
 What was learnt comes in snapshots that others push; a request never waits for one.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,6 +66,7 @@ class ModelRouter:
         """Of the last snapshot."""
         self.heard_at_s = wall_s()
         """When the learner last said what it knows."""
+        self._asked: Counter[str] = Counter()
         self._output_tokens = dict.fromkeys(
             config.models, float(config.routing.learning.assumed_output_tokens)
         )
@@ -98,6 +100,8 @@ class ModelRouter:
             )
         else:
             choice = self._policy.choose(request.signals, candidates, self._state, now_s=now_s, draw=draw)
+        if choice.model is not None:
+            self._asked[choice.model] += 1
         return ModelDecision(
             asked=request.asked,
             signals=request.signals,
@@ -191,7 +195,12 @@ class ModelRouter:
         view = replace(view, energy=view.energy or self._profile_energy(view))
         energy_j = request_energy_j(signals, view, assumed_output_tokens=max(1, round(output)))
         return ModelCandidate(
-            model=model, cost_usd=cost_usd, energy_j=energy_j or 0.0, ttft_s=ttft_s, usable=usable
+            model=model,
+            cost_usd=cost_usd,
+            energy_j=energy_j or 0.0,
+            ttft_s=ttft_s,
+            usable=usable,
+            asked=0 if cost_usd and energy_j else self._asked[model],
         )
 
     def _profile_energy(self, view: ReplicaView) -> MarginalEnergy:

@@ -1,11 +1,12 @@
 """Budgets of money and energy are kept, per tenant too, and never at the price of a worse bargain."""
 
 import functools
+from collections import Counter, deque
 
 import numpy as np
 import pytest
 
-from cluster.entities.model_routing import ModelOutcome, ModelSignals
+from cluster.entities.model_routing import ModelCandidate, ModelOutcome, ModelSignals
 from cluster.entities.reasons import Reason
 from tests.unit.model_routing.world import COST_USD, MODELS, World, candidates, outcome, policy, signals, unit
 
@@ -72,6 +73,55 @@ def learnt():
     """What is known before there is a budget, the same for every one of them; learning changes no state."""
     policy_without = policy("linucb", trial_answers=100, trial_share=0.6)
     return World(WIDE_COST_USD, WIDE_QUALITY).run(policy_without, 600)[3]
+
+
+@pytest.mark.parametrize("gone", ["cheap", "middle"])
+@pytest.mark.parametrize("budget", [1e-3, 3e-3])
+def test_nothing_is_planned_with_a_model_that_is_gone(gone, budget):
+    """The plan would have it pay for dear answers that others must then pay for."""
+    routed, world = policy("linucb", budgets={"usd_per_request": budget}), World(WIDE_COST_USD, WIDE_QUALITY)
+    left = tuple(model for model in MODELS if model != gone)
+    for seed in range(2):
+        _, _, _, state = world.run(routed, 600, seed=seed)
+        _, spent, _, _ = world.run(routed, 600, seed=seed + 10, state=state, models=left)
+        assert spent <= 1.02 * budget
+
+
+def test_a_model_that_comes_back_is_planned_with_again():
+    routed = policy("linucb", budgets={"usd_per_request": 1e-3})
+    world = World(WIDE_COST_USD, WIDE_QUALITY)
+    _, _, _, state = world.run(routed, 300)
+    _, _, _, state = world.run(routed, 100, seed=1, state=state, models=("cheap", "dear"))
+    assert state.pacer.absent == {"middle": 100}
+    assert routed.from_json(routed.to_json(state)).pacer.absent == {"middle": 100}
+    _, _, chosen, state = world.run(routed, 200, seed=2, state=state)
+    assert state.pacer.absent == {}
+    assert chosen.count("middle") > 100
+
+
+def spent_late(routed, requests, *, delay):
+    """Mean cost where outcomes come so many requests late and nobody knows a price beforehand."""
+    chance, state, asked = np.random.default_rng(0), routed.initial(), Counter()
+    under_way, spent = deque(), 0.0
+    for at in range(requests):
+        request = signals(embedding=unit(chance, 8))
+        offered = [ModelCandidate(model=model, asked=asked[model]) for model in MODELS]
+        choice = routed.choose(request, offered, state, now_s=float(at), draw=float(chance.random()))
+        asked[choice.model] += 1
+        cost_usd = WIDE_COST_USD[choice.model]
+        quality = float(chance.random() < WIDE_QUALITY[choice.model][0])
+        under_way.append(outcome(choice.model, quality, request, cost_usd=cost_usd))
+        spent += cost_usd
+        if len(under_way) > delay:
+            state = routed.learn(state, under_way.popleft(), now_s=float(at))
+    return spent / requests
+
+
+@pytest.mark.parametrize("budget", [2e-4, 1e-3])
+@pytest.mark.parametrize("delay", [100, 300])
+def test_outcomes_that_come_late_do_not_ruin_who_knows_no_price(delay, budget):
+    spent = spent_late(policy("linucb", budgets={"usd_per_request": budget}), 1500, delay=delay)
+    assert spent <= 1.05 * budget
 
 
 @pytest.mark.parametrize("step", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 5, 6, 7))])

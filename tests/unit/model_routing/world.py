@@ -59,7 +59,14 @@ class World:
             cost = self.cost_usd[choice.model]
             state = routed.learn(
                 state,
-                outcome(choice.model, quality, request, cost_usd=cost, energy_j=1e5 * cost),
+                outcome(
+                    choice.model,
+                    quality,
+                    request,
+                    cost_usd=cost,
+                    energy_j=1e5 * cost,
+                    offered=tuple(choice.propensities),
+                ),
                 now_s=float(at),
             )
             earned, spent = earned + quality, spent + cost

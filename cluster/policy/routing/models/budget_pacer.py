@@ -43,6 +43,11 @@ _CREDIT_REQUESTS = 5.0
 """So many requests' budgets may be owed; without any credit something would always stay unspent."""
 _EXPLORATION_BUDGET_SHARE = 0.05
 _TRIAL_BUDGET_SHARE = 0.2
+_UNPRICED_ASKS_MAX = 4
+"""So often a model whose price nobody knows is asked before the first answer has told it: where answers come
+late, many of the dearest could be on their way."""
+_ABSENT_AFTER = 32
+"""A model that so many requests in a row could not be given is gone, and nothing can be planned with it."""
 _UNKNOWN = -1.0
 """Share of a model's usual cost on a request from before the model was known."""
 
@@ -87,6 +92,8 @@ class PacerState:
     window: Numbers = field(default_factory=lambda: np.zeros((3, 0, 0)))
     """Scores, and money and energy as shares of what was usual for the model, each by request and model. What
     is usual now is put in when prices are set, so that the whole window follows a changed price at once."""
+    absent: Mapping[str, int] = field(default_factory=dict)
+    """Of the models that the latest request could not be given: how many in a row could not."""
     accounts: Mapping[str, Account] = field(default_factory=dict)
 
 
@@ -129,6 +136,7 @@ class BudgetPacer:
                 if limit is not None:
                     allowed = limit + max(saved + _CREDIT_REQUESTS * limit, 0.0)
                     fits &= (usual <= limit) | (cost <= max(allowed, float(cost.min())))
+                    fits &= (usual > 0) | (need.unheard_asks < _UNPRICED_ASKS_MAX)
         if not fits.any():  # what is cheapest in money is too dear in energy
             fits[int(np.argmin(need.cost_usd))] = True
         return fits
@@ -169,24 +177,25 @@ class BudgetPacer:
     ) -> PacerState:
         """Book what an answer took and, now and then, set the prices anew."""
         window = _with_row(state, row)
+        absent = _absent(state.absent, row.models, outcome.offered)
+        planned = _as_now(window, row)[:, :, _present(row.models, absent)]
         accounts = dict(state.accounts)
         for payer, budget in self._budgets(outcome.signals.tenant):
             account = self._booked(accounts.pop(payer, Account()), budget, outcome)
             if account.requests % _REQUESTS_PER_SOLUTION == 0:
-                prices = _solved(
-                    account, budget, window=window, row=row, tendency=tendency, config=self._config
-                )
+                prices = _solved(account, budget, planned=planned, tendency=tendency, config=self._config)
                 account = replace(account, prices=prices)
             accounts[payer] = account
         while len(accounts) > self._config.tenants_max + 1:
             del accounts[next(payer for payer in accounts if payer != EVERYBODY)]
-        return PacerState(models=row.models, window=window, accounts=accounts)
+        return PacerState(models=row.models, window=window, absent=absent, accounts=accounts)
 
     def fields(self, state: PacerState) -> dict[str, Any]:
         """For the disk."""
         return {
             "models": list(state.models),
             "window": state.window,
+            "absent": dict(state.absent),
             "accounts": [
                 [payer, found.requests, found.saved_usd, found.saved_j, found.prices.usd, found.prices.j]
                 for payer, found in state.accounts.items()
@@ -213,9 +222,11 @@ class BudgetPacer:
                 )
                 for payer, requests, saved_usd, saved_j, usd, j in entry(fields, "accounts", list)
             }
-        except TypeError as error:
-            raise ValueError("state: an account of the pacer is damaged") from error
-        return PacerState(models=models, window=window, accounts=accounts)
+            # a state from before models were missed says nothing of it
+            absent = {str(model): int(count) for model, count in fields.get("absent", {}).items()}
+        except (AttributeError, TypeError) as error:
+            raise ValueError("state: an account of the pacer, or what it misses, is damaged") from error
+        return PacerState(models=models, window=window, absent=absent, accounts=accounts)
 
     def _budgets(self, tenant: str) -> tuple[tuple[str, BudgetConfig], ...]:
         own = self._config.tenants.get(tenant, self._config.per_tenant)
@@ -253,6 +264,19 @@ def _with_row(state: PacerState, row: PacedRow) -> Numbers:
     return np.concatenate([kept, np.stack([row.scores, *shares])[:, None, :]], axis=1)
 
 
+def _absent(absent: Mapping[str, int], models: tuple[str, ...], offered: tuple[str, ...]) -> dict[str, int]:
+    """For how many requests in a row each model has not been on offer; a request may not say what was."""
+    if not offered:
+        return dict(absent)
+    return {model: absent.get(model, 0) + 1 for model in models if model not in offered}
+
+
+def _present(models: tuple[str, ...], absent: Mapping[str, int]) -> NDArray[np.intp]:
+    """Columns of the models that can be planned with."""
+    present = [at for at, model in enumerate(models) if absent.get(model, 0) < _ABSENT_AFTER]
+    return np.array(present or range(len(models)), dtype=np.intp)
+
+
 def _share(took: Numbers, usual: Numbers) -> Numbers:
     return np.divide(took, usual, out=np.ones_like(took), where=usual > 0)
 
@@ -261,13 +285,12 @@ def _solved(
     account: Account,
     budget: BudgetConfig,
     *,
-    window: Numbers,
-    row: PacedRow,
+    planned: Numbers,
     tendency: Tendency,
     config: BudgetsConfig,
 ) -> Prices:
     """The prices at which the window would have cost what may be spent now; one price after the other."""
-    scores, usd, j = _as_now(window, row)
+    scores, usd, j = planned
     prices = account.prices
     if budget.usd_per_request is not None:
         may_spend = budget.usd_per_request + _beyond(account.saved_usd, config.horizon_requests)

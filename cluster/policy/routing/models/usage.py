@@ -59,6 +59,8 @@ class Needs:
     usual_usd: Numbers
     """Of any request: the mean of what was seen, or what the caller predicts if that is more."""
     usual_j: Numbers
+    unheard_asks: Numbers
+    """How often a model was asked of which nothing has been heard yet; 0 once something was."""
     cost: Numbers
     energy: Numbers
     latency: Numbers
@@ -107,6 +109,9 @@ def needs(usage: Usage, candidates: Sequence[ModelCandidate], factors: Numbers |
         energy_j=expected[:, 1],
         usual_usd=usual[:, 0],
         usual_j=usual[:, 1],
+        unheard_asks=np.array(
+            [0 if one else candidate.asked for one, candidate in zip(found, candidates, strict=True)]
+        ),
         cost=scaled[:, 0],
         energy=scaled[:, 1],
         latency=scaled[:, 2],
