@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.simulation.traffic.trace import TraceError
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
 from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
 from load_tests.summary import as_row, goodput, spread, summarise
-from load_tests.traces import Arrival, TraceError, poisson, read_trace
+from load_tests.traces import Arrival, poisson, read_trace
 
 REQUESTS_MAX = 1_000_000
 DURATION_MAX_S = 24 * 3600.0

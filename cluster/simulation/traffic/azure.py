@@ -6,7 +6,7 @@ from datetime import datetime
 
 import numpy as np
 
-from cluster.simulation.traffic.trace import Trace, TraceError, trace_of
+from cluster.simulation.traffic.trace import Trace, TraceError, token_count, trace_of
 
 HEADER = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
@@ -22,8 +22,9 @@ def read_azure(name: str, lines: Iterable[str], requests_max: int | None = None)
     Raises:
         TraceError: a line does not have the format; the message names it.
     """
-    rows = csv.DictReader(lines)
-    missing = set(HEADER) - set(rows.fieldnames or ())
+    rows = csv.DictReader(lines, skipinitialspace=True)
+    rows.fieldnames = [field.strip() for field in rows.fieldnames or ()]
+    missing = set(HEADER) - set(rows.fieldnames)
     if missing:
         raise TraceError(f"{name}:1: no column {', '.join(sorted(missing))}; expected {','.join(HEADER)}")
     at_s: list[float] = []
@@ -34,9 +35,9 @@ def read_azure(name: str, lines: Iterable[str], requests_max: int | None = None)
             break
         try:
             at_s.append(_instant_s(row["TIMESTAMP"]))
-            prompts.append(int(row["ContextTokens"]))
-            answers.append(int(row["GeneratedTokens"]))
-        except (TypeError, ValueError) as error:
+            prompts.append(token_count(row["ContextTokens"], "ContextTokens"))
+            answers.append(token_count(row["GeneratedTokens"], "GeneratedTokens"))
+        except ValueError as error:
             raise TraceError(f"{name}:{rows.line_num}: {error}") from error
     if not at_s:
         raise TraceError(f"{name}: no request in it")
@@ -46,7 +47,8 @@ def read_azure(name: str, lines: Iterable[str], requests_max: int | None = None)
 
 def _instant_s(text: str) -> float:
     """Seconds; fractions have seven digits in Azure's files, one more than Python reads."""
-    whole, _, fraction = text.strip().partition(".")
-    fraction, zone, _ = fraction.partition("+")
-    instant = datetime.fromisoformat(whole.replace("Z", "") + "+00:00" if not zone else whole + "+00:00")
-    return instant.timestamp() + (float("0." + fraction.rstrip("Z")) if fraction else 0.0)
+    try:
+        whole, _, fraction = text.strip().removesuffix("Z").removesuffix("+00:00").partition(".")
+        return datetime.fromisoformat(whole + "+00:00").timestamp() + float(f"0.{fraction or 0}")
+    except (AttributeError, ValueError):
+        raise ValueError(f"TIMESTAMP: {text!r} is no time like 2023-11-16 18:15:46.6805900") from None

@@ -1,11 +1,12 @@
 """Mooncake's traces: JSON lines with timestamp (ms), input_length, output_length and hash_ids of blocks."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import orjson
 
-from cluster.simulation.traffic.trace import Floats, Trace, TraceError
+from cluster.simulation.traffic.trace import Floats, Trace, TraceError, token_count
 
 BLOCK_TOKENS = 512
 
@@ -35,10 +36,12 @@ def read_mooncake(name: str, lines: Iterable[str], requests_max: int | None = No
             break
         try:
             row = orjson.loads(line)
-            at_s.append(float(row["timestamp"]) / 1000.0)
-            prompts.append(max(1, int(row["input_length"])))
-            answers.append(max(1, int(row["output_length"])))
-            blocks.append(tuple(int(block) for block in row.get("hash_ids") or ()))
+            if not isinstance(row, dict):
+                raise TypeError("expected an object")
+            at_s.append(_milliseconds(row["timestamp"]) / 1000.0)
+            prompts.append(max(1, token_count(row["input_length"], "input_length")))
+            answers.append(max(1, token_count(row["output_length"], "output_length")))
+            blocks.append(_ids(row.get("hash_ids")))
         except KeyError as error:
             raise TraceError(f"{name}:{number}: no key {error}") from error
         except (TypeError, ValueError) as error:
@@ -56,6 +59,20 @@ def read_mooncake(name: str, lines: Iterable[str], requests_max: int | None = No
         blocks=tuple(blocks[place] for place in order) if known else None,
         block_tokens=BLOCK_TOKENS if known else 0,
     )
+
+
+def _milliseconds(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"timestamp: {value!r} is no number of milliseconds") from None
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    try:
+        return tuple(int(block) for block in value or ())
+    except (TypeError, ValueError):
+        raise ValueError("hash_ids: expected a list of whole numbers") from None
 
 
 def _spread(times: Floats) -> Floats:

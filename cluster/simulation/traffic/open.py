@@ -1,7 +1,9 @@
 """Opens a trace file whatever its format."""
 
+import csv
 import gzip
 import itertools
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -70,11 +72,12 @@ def _log(path: Path, *, seed: int, rate_per_s: float | None, requests_max: int |
     """The trace, and whether it has times of its own that can be cut and stretched."""
     try:
         with _opened(path) as lines:
-            first = lines.readline()
-            everything = itertools.chain((first,), lines)
-            start = first.lstrip("\ufeff \t")
-            if start.startswith(HEADER[0]):
-                return read_azure(path.name, everything), True
+            skipped, start = _first_line(lines)
+            if not start:
+                raise TraceError(f"{path}: is empty")
+            everything = itertools.chain(skipped, (start,), lines)
+            if not start.startswith(("{", "[")) and any(name in start for name in HEADER):
+                return read_azure(path.name, itertools.chain((start,), lines)), True
             if start.startswith("["):
                 if rate_per_s is None:
                     raise TraceError(f"{path}: a distribution of lengths has no arrivals; give a rate")
@@ -84,7 +87,9 @@ def _log(path: Path, *, seed: int, rate_per_s: float | None, requests_max: int |
                 return drawn, False
             if start.startswith("{") and "input_length" in start:
                 return read_mooncake(path.name, everything), True
-    except (OSError, EOFError, UnicodeDecodeError, orjson.JSONDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x})") from error
+    except (OSError, EOFError, zlib.error, csv.Error, orjson.JSONDecodeError) as error:
         raise TraceError(f"{path}: {error}") from error
     raise TraceError(f"{path}: not a trace; {_UNDERSTOOD}")
 
@@ -93,5 +98,15 @@ def _opened(path: Path) -> IO[str]:
     with path.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     if zipped:
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _first_line(lines: IO[str]) -> tuple[list[str], str]:
+    """The blank lines at the beginning, and the first that is not; empty if there is none."""
+    skipped: list[str] = []
+    for line in lines:
+        if line.strip():
+            return skipped, line.lstrip()
+        skipped.append(line)
+    return skipped, ""

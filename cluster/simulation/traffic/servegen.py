@@ -8,10 +8,12 @@ of a renewal process; the requests that are left out are never drawn, so that tw
 per second cost seconds.
 """
 
+import codecs
 import csv
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,13 +200,19 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 opened = archive.extractfile(member) if member.isfile() else None
                 if opened is not None:
                     yield member.name, opened.read()
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise TraceError(f"{path}: {error}") from error
 
 
 def _client(name: str, where: str, content: bytes) -> _Client:
     windows = []
-    for number, row in enumerate(csv.reader(io.StringIO(content.decode())), start=1):
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{where}: not UTF-8 text") from error
+    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+        if not row:
+            continue
         try:
             windows.append((float(row[0]), float(row[1]), float(row[2])))
         except (IndexError, ValueError) as error:
@@ -214,7 +222,7 @@ def _client(name: str, where: str, content: bytes) -> _Client:
 
 def _datasets(where: str, content: bytes) -> _Datasets:
     try:
-        parsed = orjson.loads(content)
+        parsed = orjson.loads(content.removeprefix(codecs.BOM_UTF8))
         found = sorted(
             ((float(at_s), _kinds(kinds)) for at_s, kinds in parsed.items()), key=lambda found: found[0]
         )

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -66,10 +66,12 @@ class Trace:
         """The same requests, time stretched or squeezed to a mean rate.
 
         Raises:
-            TraceError: the rate is not positive, or not finite.
+            TraceError: the rate is not positive, or not finite, or all requests come at one instant.
         """
         if not 0 < rate_per_s < math.inf:
             raise TraceError(f"a rate must be positive and finite, not {rate_per_s}")
+        if len(self) > 1 and self.duration_s == 0:
+            raise TraceError(f"{self.name}: all requests come at one instant, so there is no rate to change")
         return replace(self, arrival_s=self.arrival_s * (self.rate_per_s / rate_per_s))
 
     def between(self, start_s: float, end_s: float) -> "Trace":
@@ -109,6 +111,21 @@ class Trace:
             output_tokens=self.output_tokens[kept],
             blocks=blocks,
         )
+
+
+def token_count(text: Any, name: str) -> int:
+    """A number of tokens as a file has it; some tools write whole numbers as `374.0`.
+
+    Raises:
+        ValueError: it is none; the message names the field.
+    """
+    try:
+        number = float(text)
+        if number.is_integer():
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name}: {text!r} is no number of tokens")
 
 
 def trace_of(

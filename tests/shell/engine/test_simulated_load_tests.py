@@ -10,6 +10,7 @@ import pytest
 from cluster.config.pools import SimulatedEngine
 from cluster.entities.pool import Role
 from cluster.entities.timeline import Timeline
+from cluster.simulation.traffic.trace import TraceError
 from deployments.engine.simulated import SimulatedApp
 from deployments.http_port import HttpPort
 from load_tests.client import Outcome, StreamClient, parse_target
@@ -17,7 +18,7 @@ from load_tests.closed_loop import ClosedLoad, run_closed
 from load_tests.open_loop import OpenLoad, report, run_open
 from load_tests.prompts import unique_prompt
 from load_tests.summary import goodput, percentile, summarise
-from load_tests.traces import Arrival, TraceError, poisson, read_trace
+from load_tests.traces import Arrival, poisson, read_trace
 
 CHAT = {"model": "sim", "messages": [{"role": "user", "content": "tide"}], "max_tokens": 8}
 
