@@ -12,11 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from cluster.config import parse_config
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import ReplicaReport
 from deployments.messages import ROUTER, SEMANTIC_CACHE, ServiceReport
 from deployments.router.pages.scrape_targets import target_groups
 from operators.cli.app import app
 from operators.prometheus.targets import TargetsFile, ray_groups
+from tests.replica_reports import replica_report
 
 _CONFIG = parse_config(
     "models: {sim: {source: simulated}}\npools: {decode: {model: sim, engine: {kind: simulated}}}"
@@ -30,17 +31,7 @@ def _service(name: str, port: int) -> ServiceReport:
 
 
 def _replica(name: str) -> ReplicaReport:
-    return ReplicaReport(
-        replica_id=ReplicaId(name),
-        pool=PoolName("decode"),
-        role=Role.DECODE,
-        model="sim",
-        gpu_type="cpu",
-        url="http://10.0.0.1:7001",
-        phase=ReplicaPhase.READY,
-        observed_at_s=0.0,
-        started_at_s=0.0,
-    )
+    return replica_report(name, url="http://10.0.0.1:7001")
 
 
 def test_every_process_is_a_group_with_its_labels() -> None:

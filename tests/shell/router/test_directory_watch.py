@@ -6,22 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import ReplicaId, ReplicaPhase
 from deployments.directory import actor
 from deployments.directory.actor import FleetDirectory
 from deployments.messages import ServiceReport
+from tests.replica_reports import replica_report
 
-REPORT = ReplicaReport(
-    replica_id=ReplicaId("a"),
-    pool=PoolName("decode"),
-    role=Role.DECODE,
-    model="sim",
-    gpu_type="cpu",
-    url="http://a",
-    phase=ReplicaPhase.READY,
-    observed_at_s=0.0,
-    started_at_s=0.0,
-)
+REPORT = replica_report()
 
 
 @pytest.fixture

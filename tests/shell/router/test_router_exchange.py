@@ -6,12 +6,13 @@ import pytest
 import ray
 
 from cluster.config.routing import ReplicaRoutingConfig
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import PoolName, ReplicaId, Role
 from cluster.entities.workload import RequestSignals, Surface
 from deployments.directory import actor
 from deployments.directory.actor import DirectoryClient, FleetDirectory
 from deployments.messages import FleetState
 from deployments.router.fleet.view import FleetPicture
+from tests.replica_reports import replica_report
 
 SIGNALS = RequestSignals(
     surface=Surface.CHAT,
@@ -61,17 +62,7 @@ async def exchanging():
 
 def picture():
     found = FleetPicture(ReplicaRoutingConfig(), shared=True, now_s=asyncio.get_running_loop().time)
-    replica = ReplicaReport(
-        replica_id=ReplicaId("a"),
-        pool=PoolName("p"),
-        role=Role.COMBINED,
-        model="sim",
-        gpu_type="cpu",
-        url="http://a",
-        phase=ReplicaPhase.READY,
-        observed_at_s=0.0,
-        started_at_s=0.0,
-    )
+    replica = replica_report(pool=PoolName("p"), role=Role.COMBINED)
     found.apply(FleetState(version=1, replicas=(replica,)))
     return found
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.entities.adapters import AdapterCatalogue
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import ReplicaId, ReplicaPhase
 from deployments.directory import state as directory
 from deployments.directory.state import (
     LEFT_MEMORY_S,
@@ -16,19 +16,10 @@ from deployments.directory.state import (
     DirectoryState,
 )
 from deployments.messages import PublishedAdapters, ServiceReport
+from tests.replica_reports import replica_report
 
 A = ReplicaId("a")
-REPORT = ReplicaReport(
-    replica_id=A,
-    pool=PoolName("decode"),
-    role=Role.DECODE,
-    model="sim",
-    gpu_type="cpu",
-    url="http://a",
-    phase=ReplicaPhase.READY,
-    observed_at_s=0.0,
-    started_at_s=0.0,
-)
+REPORT = replica_report("a")
 SERVICE = ServiceReport(service="semantic_cache", replica_id="s", url="http://s", observed_at_s=0.0)
 
 

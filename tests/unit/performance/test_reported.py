@@ -1,25 +1,12 @@
 """Windows between two reports, whatever the clocks of those who report do."""
 
-from dataclasses import replace
-
-from cluster.entities.pool import EngineCounters, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import EngineCounters
 from cluster.performance.reported import OutputRates, ReportWindows
-
-REPORT = ReplicaReport(
-    replica_id="p-1",
-    pool="p",
-    role=Role.COMBINED,
-    model="m",
-    gpu_type="H100",
-    url="http://p-1",
-    phase=ReplicaPhase.READY,
-    observed_at_s=5_000.0,
-    started_at_s=4_000.0,
-)
+from tests.replica_reports import replica_report
 
 
 def at(at_s, tokens=0):
-    return replace(REPORT, observed_at_s=at_s, counters=EngineCounters(output_tokens=tokens))
+    return replica_report(pool="p", observed_at_s=at_s, counters=EngineCounters(output_tokens=tokens))
 
 
 def test_a_window_lies_between_two_reports_and_a_report_seen_before_ends_none():

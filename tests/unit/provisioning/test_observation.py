@@ -7,9 +7,10 @@ import pytest
 from cluster.config import parse_config
 from cluster.entities.energy import EnergySource
 from cluster.entities.fleet import DemandWindow, ModelBacklog, ReplicaObservation, ReplicaStage
-from cluster.entities.pool import ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import ReplicaPhase, Role
 from cluster.performance.profiles import pool_performance
 from cluster.policy.observation import DemandTally, PoolFacts, added, combined, observe
+from tests.replica_reports import replica_report
 
 CONFIG = parse_config("""
 models: {m: {source: s, architecture: llama-3.1-8b}}
@@ -22,18 +23,8 @@ NO_DEMAND = DemandWindow(started_at_s=90.0, ended_at_s=100.0)
 
 
 def _report(name, pool="a", *, phase=ReplicaPhase.READY, observed_at_s=99.0, **more):
-    return ReplicaReport(
-        replica_id=name,
-        pool=pool,
-        role=Role.COMBINED,
-        model="m",
-        gpu_type="anything",
-        url=f"http://{name}",
-        phase=phase,
-        observed_at_s=observed_at_s,
-        started_at_s=10.0,
-        **more,
-    )
+    fields = {"model": "m", "phase": phase, "observed_at_s": observed_at_s, "started_at_s": 10.0}
+    return replica_report(name, pool=pool, role=Role.COMBINED, **fields, **more)
 
 
 def _facts(pool="a", **more):

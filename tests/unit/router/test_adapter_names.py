@@ -5,11 +5,12 @@ import yaml
 
 from cluster.config import parse_config
 from cluster.entities.adapters import AdapterCard, AdapterCatalogue, AdapterResidency, AdapterTier
-from cluster.entities.pool import PoolName, ReplicaId, ReplicaPhase, ReplicaReport, Role
+from cluster.entities.pool import ReplicaPhase, Role
 from deployments.messages import PublishedAdapters
 from deployments.router.adapters.names import AdapterNames
 from deployments.router.wire.errors import ApiError
 from deployments.router.wire.requests import AskedAdapter
+from tests.replica_reports import replica_report
 
 CONFIG = """
 models: {m: {source: x, aliases: [first]}, n: {source: x}}
@@ -24,20 +25,8 @@ def names(**changes):
 
 
 def report(name="a", *, phase=ReplicaPhase.READY, **shas):
-    return ReplicaReport(
-        replica_id=ReplicaId(name),
-        pool=PoolName("m"),
-        role=Role.COMBINED,
-        model="m",
-        gpu_type="cpu",
-        url="http://127.0.0.1:1",
-        phase=phase,
-        observed_at_s=0.0,
-        started_at_s=0.0,
-        adapters=tuple(
-            AdapterResidency(name=adapter, sha256=sha, tier=AdapterTier.DISK) for adapter, sha in shas.items()
-        ),
-    )
+    adapters = tuple(AdapterResidency(name=n, sha256=sha, tier=AdapterTier.DISK) for n, sha in shas.items())
+    return replica_report(name, role=Role.COMBINED, model="m", phase=phase, adapters=adapters)
 
 
 def published(version, **shas):
