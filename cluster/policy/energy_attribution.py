@@ -24,7 +24,7 @@ class Attribution(Generic[KeyT]):
     shares: Mapping[KeyT, EnergyShare] = field(default_factory=dict)
     """By request."""
     unattributed_j: float = 0.0
-    """Nobody's: idle time, and work of requests that are not known here."""
+    """Nobody's: a window without requests, or without work that weighs anything."""
 
 
 def attribute(
@@ -32,8 +32,6 @@ def attribute(
     idle_j: float,
     weights: Mapping[KeyT, float],
     presence_s: Mapping[KeyT, float],
-    *,
-    foreign_weight: float = 0.0,
 ) -> Attribution[KeyT]:
     """Share a window's energy out.
 
@@ -42,7 +40,6 @@ def attribute(
         idle_j: what it would have used with nothing to do; at most `energy_j` of it counts.
         weights: by request, tokens computed in the window, weighted; negative counts as 0.
         presence_s: by request, how long it was on the replica in the window.
-        foreign_weight: of work on the replica that is somebody else's.
 
     Returns:
         Shares of all requests in `weights` or `presence_s`. Their sum and what is unattributed make up
@@ -52,7 +49,7 @@ def attribute(
     idle_j = min(max(0.0, idle_j), energy_j)
     active_j = energy_j - idle_j
     keys = list(dict.fromkeys((*weights, *presence_s)))
-    total_weight = sum(max(0.0, weights.get(key, 0.0)) for key in keys) + max(0.0, foreign_weight)
+    total_weight = sum(max(0.0, weights.get(key, 0.0)) for key in keys)
     total_s = sum(max(0.0, presence_s.get(key, 0.0)) for key in keys)
     shares = {}
     given_j = 0.0

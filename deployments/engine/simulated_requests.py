@@ -128,7 +128,7 @@ def parse_ask(surface: Surface, body: dict[str, Any], *, config: SimulatedEngine
     prompts = prompts_of(surface, body)
     for prompt in prompts:
         check_length(prompt, config.max_model_len)
-    choices = 1 if surface in {Surface.RESPONSES, Surface.MESSAGES} else _integer(body, "n", default=1)
+    choices = 1 if surface in {Surface.RESPONSES, Surface.MESSAGES} else _integer(body, "n")
     if choices * len(prompts) > sequences_max:
         raise bad_request(f"n: at most {sequences_max} answers in one request", "n")
     bound = _bound(surface, body, config.max_model_len)
@@ -275,7 +275,7 @@ def _bound(surface: Surface, body: dict[str, Any], max_model_len: int) -> int | 
     name = next((name for name in names if body.get(name) is not None), None)
     if name is None:
         return None
-    bound = _integer(body, name, default=1)
+    bound = _integer(body, name)
     if bound > max_model_len:
         raise bad_request(
             f"{name}={bound} cannot be greater than max_model_len={max_model_len}. "
@@ -286,10 +286,10 @@ def _bound(surface: Surface, body: dict[str, Any], max_model_len: int) -> int | 
     return None if bound == max_model_len else bound
 
 
-def _integer(body: dict[str, Any], name: str, *, default: int) -> int:
+def _integer(body: dict[str, Any], name: str) -> int:
     value = body.get(name)
     if value is None:
-        return default
+        return 1
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise bad_request(f"{name} must be at least 1, got {value!r}.", name)
     return value

@@ -270,6 +270,11 @@ def _refuse_arguments(message: str) -> NoReturn:
     raise EngineFailedError(f"pools.*.engine.args: {message}")
 
 
+_RATE_WEIGHT = 0.3
+"""Of the latest interval."""
+_LONG_PROMPT_TOKENS = 64
+
+
 class PrefillRate:
     """Exponentially weighted prefill rate from three growing sums: tokens computed, requests, seconds spent.
 
@@ -277,9 +282,7 @@ class PrefillRate:
     so an interval whose requests computed few tokens each is left out.
     """
 
-    def __init__(self, *, weight: float = 0.3, tokens_per_request_min: float = 64.0) -> None:
-        self._weight = weight
-        self._tokens_per_request_min = tokens_per_request_min
+    def __init__(self) -> None:
         self._last = (0.0, 0.0, 0.0)
         self._rate: float | None = None
 
@@ -291,9 +294,9 @@ class PrefillRate:
         if more_requests <= 0:
             return self._rate
         self._last = (tokens, requests, seconds)
-        if more_tokens / more_requests >= self._tokens_per_request_min and more_s > 0:
+        if more_tokens / more_requests >= _LONG_PROMPT_TOKENS and more_s > 0:
             rate = more_tokens / more_s
-            self._rate = rate if self._rate is None else self._rate + self._weight * (rate - self._rate)
+            self._rate = rate if self._rate is None else self._rate + _RATE_WEIGHT * (rate - self._rate)
         return self._rate
 
 

@@ -211,8 +211,8 @@ def _namespace(name: str) -> Manifest:
     return {"namespaceSelector": {"matchLabels": {_NAMESPACE: name}}}
 
 
-def _ports(*ports: int, protocol: str = "TCP") -> Manifest:
-    return {"ports": [{"protocol": protocol, "port": port} for port in ports]}
+def _ports(*ports: int) -> Manifest:
+    return {"ports": [{"protocol": "TCP", "port": port} for port in ports]}
 
 
 def _dns() -> Manifest:

@@ -81,7 +81,7 @@ def gateway_pod(config: TidemillConfig, versions: Versions) -> Manifest:
     container["volumeMounts"] = _mounts()
     container |= _probes(_http_probe(), ready=ready)
     shared = kubernetes.storage.state.access == "ReadWriteMany"
-    state = _state_volume(kubernetes) if shared else _scratch("state")
+    state = _state_volume(kubernetes) if shared else _scratch_state()
     pod = _pod(
         kubernetes,
         gateway,
@@ -120,7 +120,7 @@ def pool_pod(config: TidemillConfig, name: str, versions: Versions) -> Manifest:
     container["env"] = _worker_env(config, drain_s=pool.drain_timeout_s)
     container["volumeMounts"] = _mounts()
     container |= _probes(_http_probe())
-    volumes = [_scratch("state"), _weights_volume(kubernetes)]
+    volumes = [_scratch_state(), _weights_volume(kubernetes)]
     grace_s = pool.drain_timeout_s + DRAIN_MARGIN_S
     pod = _pod(kubernetes, node, container, volumes, component="pool", grace_s=grace_s)
     pod["metadata"]["labels"] |= {
@@ -285,14 +285,14 @@ def _claim_volume(name: str, claim: str) -> Manifest:
     return {"name": name, "persistentVolumeClaim": {"claimName": claim}}
 
 
-def _scratch(name: str) -> Manifest:
-    return {"name": name, "emptyDir": {"sizeLimit": bytes_quantity(SCRATCH_GIB)}}
+def _scratch_state() -> Manifest:
+    return {"name": "state", "emptyDir": {"sizeLimit": bytes_quantity(SCRATCH_GIB)}}
 
 
 def _state_volume(kubernetes: KubernetesConfig) -> Manifest:
     """Two clusters of a RayService stand beside each other for a while and must not share one state."""
     if kubernetes.workload == "rayservice":
-        return _scratch("state")
+        return _scratch_state()
     return _claim_volume("state", f"{kubernetes.name}-state")
 
 

@@ -101,12 +101,10 @@ class LocalCluster:
         environment: what drivers and other clients of the cluster must have in theirs.
     """
 
-    def __init__(
-        self, config: LocalClusterConfig, *, state_dir: Path, env: Mapping[str, str], cores: int | None = None
-    ) -> None:
+    def __init__(self, config: LocalClusterConfig, *, state_dir: Path, env: Mapping[str, str]) -> None:
         self._config = config
         self._state_dir = state_dir
-        self._cores = cores or len(os.sched_getaffinity(0))
+        self._cores = len(os.sched_getaffinity(0))
         self._cluster_id = secrets.token_hex(8)
         self._ports = FreePorts(
             fallback_http=_free_port(), fallback_grpc=_free_port(), dashboard_agent=_free_port()

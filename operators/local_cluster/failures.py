@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _TAIL_BYTES = 64 * 1024
+_LINES_MAX = 5
+"""Of either kind."""
 _LINE_CHARACTERS_MAX = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _EXCEPTION = re.compile(r"[\w.]*(Error|Exception|Exit)\b.*: ")
@@ -16,19 +18,18 @@ _WRAPPING = re.compile(r"ray\.exceptions\.|.*Traceback \(most recent call last\)
 _TELLING = re.compile(r"\b(\w*Error|\w*Exception|error|ERROR|CRITICAL|Killed|out of memory)\b")
 
 
-def last_errors(runtime_dir: Path, *, lines_max: int = 5) -> list[str]:
+def last_errors(runtime_dir: Path) -> list[str]:
     """The latest lines in Serve's and the workers' logs that tell why a replica failed; empty if none do.
 
     Args:
         runtime_dir: as of `LocalCluster`.
-        lines_max: how many lines of either kind at most.
     """
     logs = runtime_dir / "ray" / "session_latest" / "logs"
     ended = _latest(logs.glob("serve/controller_*"), _is_cause)
     wrote = _latest(
         [*logs.glob("serve/replica_*"), *logs.glob("worker-*.err"), *logs.glob("worker-*.out")], _is_telling
     )
-    found = dict.fromkeys([*wrote[-lines_max:], *ended[-lines_max:]])  # equal ones once, in their order
+    found = dict.fromkeys([*wrote[-_LINES_MAX:], *ended[-_LINES_MAX:]])  # equal ones once, in their order
     return list(found)
 
 

@@ -11,9 +11,9 @@ amounts = st.floats(0, 1e9)
 weights = st.dictionaries(st.integers(0, 30), st.floats(0, 1e7), max_size=20)
 
 
-@given(energy=amounts, idle=amounts, weights=weights, presence=weights, foreign=st.floats(0, 1e6))
-def test_shares_and_what_is_nobodys_make_up_what_was_metered(energy, idle, weights, presence, foreign):
-    found = attribute(energy, idle, weights, presence, foreign_weight=foreign)
+@given(energy=amounts, idle=amounts, weights=weights, presence=weights)
+def test_shares_and_what_is_nobodys_make_up_what_was_metered(energy, idle, weights, presence):
+    found = attribute(energy, idle, weights, presence)
     given_j = math.fsum(share.total_j for share in found.shares.values())
     assert math.isclose(given_j + found.unattributed_j, energy, rel_tol=1e-9, abs_tol=1e-6)
     assert all(share.active_j >= 0 and share.idle_j >= 0 for share in found.shares.values())

@@ -23,10 +23,8 @@ def prompt_of(body: dict[str, Any], surface: Surface) -> tuple[bytes, int | None
         ApiError: 400, it has no known form.
     """
     match surface:
-        case Surface.CHAT:
-            return _messages(body, "messages"), None, True
-        case Surface.MESSAGES | Surface.COUNT_TOKENS:
-            return _messages(body, "messages"), None, True
+        case Surface.CHAT | Surface.MESSAGES | Surface.COUNT_TOKENS:
+            return _messages(body), None, True
         case Surface.RESPONSES:
             return _responses(body)
         case Surface.COMPLETIONS:
@@ -35,19 +33,20 @@ def prompt_of(body: dict[str, Any], surface: Surface) -> tuple[bytes, int | None
             return b"", None, False
 
 
-def _messages(body: dict[str, Any], name: str) -> bytes:
-    messages = body.get(name)
+def _messages(body: dict[str, Any]) -> bytes:
+    messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise bad_request(f"`{name}` must be a non-empty array.", param=name)
+        raise bad_request("`messages` must be a non-empty array.", param="messages")
     parts: list[bytes] = []
     if body.get("tools"):
         parts.append(orjson.dumps(body["tools"]))
     _text(body.get("system"), parts)
     for index, message in enumerate(messages):
+        place = f"messages[{index}]"
         if not isinstance(message, dict):
-            raise bad_request(f"`{name}[{index}]` must be an object.", param=f"{name}[{index}]")
+            raise bad_request(f"`{place}` must be an object.", param=place)
         if not isinstance(message.get("role"), str):
-            raise bad_request(f"`{name}[{index}].role` must be a string.", param=f"{name}[{index}].role")
+            raise bad_request(f"`{place}.role` must be a string.", param=f"{place}.role")
         parts.append(_encode(message["role"]))
         _text(message.get("content"), parts)
         if message.get("tool_calls"):

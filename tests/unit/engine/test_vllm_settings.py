@@ -95,11 +95,11 @@ def test_tools_are_on_where_a_parser_is_named():
 
 
 def test_the_prefill_rate_is_that_of_long_prompts():
-    rate = PrefillRate(weight=0.5)
+    rate = PrefillRate()
     assert rate.observe(0, 0, 0.0) is None
     assert rate.observe(400, 1, 2.0) == 200
     assert rate.observe(400, 1, 2.0) == 200
-    assert rate.observe(1200, 2, 4.0) == 300  # 400 tokens/s, averaged with 200
+    assert rate.observe(1200, 2, 4.0) == pytest.approx(260)  # three tenths of 400 tokens/s, the rest of 200
 
 
 def test_health_checks_do_not_count_as_prefills():
