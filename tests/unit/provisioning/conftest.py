@@ -6,7 +6,6 @@ import pytest
 
 from cluster.config import parse_config
 from cluster.entities.fleet import (
-    ClassDemand,
     DemandWindow,
     FleetSnapshot,
     PoolObservation,
@@ -15,7 +14,7 @@ from cluster.entities.fleet import (
     ReplicaStage,
 )
 from cluster.performance.profiles import pool_performance
-from cluster.policy.workload_class import workload_class
+from tests.unit.provisioning.world import class_demand
 
 CONFIG = """
 models:
@@ -71,22 +70,8 @@ class FluidFleet:
         )
 
     def demand(self, rate_per_s, span_s):
-        count, p, o = round(rate_per_s * span_s), self.prompt_tokens, self.output_tokens
-        if not count:
-            return ()
-        return (
-            ClassDemand(
-                model="m",
-                workload_class=workload_class(p, self.config.provisioning.prompt_bands),
-                arrivals=count,
-                prompt_tokens=count * p,
-                prompt_tokens_squared=float(count * p * p),
-                completions=count,
-                completed_prompt_tokens=count * p,
-                output_tokens=count * o,
-                attended_tokens=float(count * o * (p + o / 2)),
-            ),
-        )
+        count = round(rate_per_s * span_s)
+        return (class_demand(self.config, self.prompt_tokens, self.output_tokens, count),) if count else ()
 
     def snapshot(self, rate_per_s, *, span_s=10.0, reported_at_s=None):
         window = DemandWindow(

@@ -22,6 +22,21 @@ pools:
 PERIOD_S = 5.0
 
 
+def class_demand(config, prompt, answer, count):
+    """Equal requests for the model `m` that came and were answered in one window."""
+    return ClassDemand(
+        model="m",
+        workload_class=workload_class(prompt, config.provisioning.prompt_bands),
+        arrivals=count,
+        prompt_tokens=count * prompt,
+        prompt_tokens_squared=float(count * prompt * prompt),
+        completions=count,
+        completed_prompt_tokens=count * prompt,
+        output_tokens=count * answer,
+        attended_tokens=float(count * answer * (prompt + answer / 2)),
+    )
+
+
 class World:
     """One decision after the other; what is wanted is there at once, and carries what the test says."""
 
@@ -108,18 +123,5 @@ class World:
         )
 
     def _classes(self, demand):
-        found = [
-            ClassDemand(
-                model="m",
-                workload_class=workload_class(prompt, self.config.provisioning.prompt_bands),
-                arrivals=count,
-                prompt_tokens=count * prompt,
-                prompt_tokens_squared=float(count * prompt * prompt),
-                completions=count,
-                completed_prompt_tokens=count * prompt,
-                output_tokens=count * answer,
-                attended_tokens=float(count * answer * (prompt + answer / 2)),
-            )
-            for prompt, answer, count in demand
-        ]
+        found = [class_demand(self.config, *row) for row in demand]
         return tuple(sorted(found, key=lambda demand: demand.workload_class))
