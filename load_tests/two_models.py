@@ -26,10 +26,6 @@ FACTS = (
     ("What is the capital of Germany?", "berlin"),
     ("What is the capital of Spain?", "madrid"),
     ("What is the capital of England?", "london"),
-    ("What is the capital of Egypt?", "cairo"),
-    ("What is the capital of Russia?", "moscow"),
-    ("What is the capital of Greece?", "athens"),
-    ("What is the capital of China?", "beijing"),
     ("Which planet do we live on?", "earth"),
     ("What colour is the sky on a clear day?", "blue"),
     ("What is frozen water called?", "ice"),
@@ -40,6 +36,10 @@ FACTS = (
     ("What is the opposite of up?", "down"),
     ("Which language is spoken in France?", "french"),
     ("What do plants need to grow?", "water"),
+    ("What is the capital of Egypt?", "cairo"),
+    ("What is the capital of Russia?", "moscow"),
+    ("What is the capital of Greece?", "athens"),
+    ("What is the capital of China?", "beijing"),
 )
 """Questions, and a word that right answers have."""
 _TIMEOUT_S = 120.0

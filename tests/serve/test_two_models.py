@@ -20,29 +20,13 @@ from cluster.policy.routing.models.verifier import grade_by_margins
 from deployments.engine.recipes import arithmetic_questions, is_right
 from deployments.engine.weights import default_cache_dir, resolve_weights
 from deployments.router.generation.held_answer import margins_of
+from load_tests.two_models import FACTS
 from tests.serve.conftest import running, shipped
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(1500)]
 
 _GENERAL, _SUMS = "smollm2-135m-instruct", "smollm2-135m-sums"
-_FACTS = [
-    ("What is the capital of France?", "paris"),
-    ("What is the capital of Italy?", "rome"),
-    ("What is the capital of Japan?", "tokyo"),
-    ("What is the capital of Germany?", "berlin"),
-    ("What is the capital of Spain?", "madrid"),
-    ("What is the capital of England?", "london"),
-    ("Which planet do we live on?", "earth"),
-    ("What colour is the sky on a clear day?", "blue"),
-    ("What is frozen water called?", "ice"),
-    ("Which animal barks?", "dog"),
-    ("What do bees make?", "honey"),
-    ("Which star is closest to the Earth?", "sun"),
-    ("What is the opposite of hot?", "cold"),
-    ("What is the opposite of up?", "down"),
-    ("Which language is spoken in France?", "french"),
-    ("What do plants need to grow?", "water"),
-]
+_FACTS = FACTS[:16]
 _TOKENS = 24
 _CLIENTS = 2
 """At a time: one for each core."""
