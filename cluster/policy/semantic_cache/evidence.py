@@ -77,11 +77,6 @@ def wrong_upper_bound(wrong: int, judged: int, *, confidence: float) -> float:
     return 1.0 if wrong == judged else float(betaincinv(wrong + 1, judged - wrong, confidence))
 
 
-def wrong_lower_bound(wrong: int, judged: int, *, confidence: float) -> float:
-    """The smallest such rate."""
-    return 1.0 - wrong_upper_bound(judged - wrong, judged, confidence=confidence)
-
-
 class Evidence:
     """The last judgements of all categories, and the thresholds that follow from them."""
 

@@ -9,11 +9,6 @@ from dataclasses import dataclass, replace
 from cluster.config.semantic_cache import CategoryCacheConfig
 
 
-def load_level(*, queue_ratio: float, p95_over_objective: float) -> float:
-    """0 to 1: how overloaded the fleet is, by its queue or by its latency, whichever says more."""
-    return min(1.0, max(queue_ratio, p95_over_objective - 1.0, 0.0))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldLoad:
     """The load that relaxation follows: up at once, down only after it has been lower for a while."""
