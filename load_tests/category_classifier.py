@@ -8,8 +8,6 @@ Every figure is of prompts that the fit has not seen: five folds, over several s
 fit on all of them; it is shipped as `deployments/encoder/category_weights.npz`. Formats: load_tests/data.md.
 """
 
-import gzip
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from load_tests.signals.category_report import at_threshold, by_category, confus
 from load_tests.signals.category_transfer import transfer
 from load_tests.signals.code_prompts import CODE_PROMPTS
 from load_tests.signals.logistic_regression import Indices, Numbers, fit, sharpness
+from load_tests.text_files import FileError, json_document, json_rows
 
 _FOLDS = 5
 _PENALTIES = (4e-5, 2.5e-5, 1.5e-5, 1e-5)
@@ -65,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
 
-    prompts = read_prompts(given.questions, given.code, given.chat, given.cache)
+    try:
+        prompts = read_prompts(given.questions, given.code, given.chat, given.cache)
+    except (FileError, OSError) as error:
+        parser.error(str(error))
     penalty = best_penalty(prompts)
     to_stderr(f"{len(prompts.texts)} prompts, penalty {penalty:g}")
     rows: list[dict[str, Any]] = []
@@ -89,7 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = fitted(prompts, penalty=penalty)
     rows.append({"policy": "logistic_regression", "seed": 0, **classify_times(model, prompts)})
     if given.transfer is not None:
-        found = transfer(given.transfer, given.questions, model, given.cache)
+        try:
+            found = transfer(given.transfer, given.questions, model, given.cache)
+        except FileError as error:
+            parser.error(str(error))
         rows += [{"policy": "logistic_regression", "seed": 0, **row} for row in found]
     if given.out is not None:
         write_model(given.out, model)
@@ -112,8 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def read_prompts(questions: Path, code: Sequence[Path], chat: Sequence[Path], cache: Path | None) -> Prompts:
     """All different texts; one that stands in several files has the category of the first."""
     labelled: dict[str, str] = {}
-    for row in _rows(questions):
-        labelled.setdefault(row["question"], row["category"].replace(" ", "_"))
+    for number, row in json_rows(questions, ("question", "category")):
+        category = str(row["category"]).replace(" ", "_")
+        if category not in CATEGORIES:
+            raise FileError(
+                f"{questions}: line {number}: no category {category!r}; there are {', '.join(CATEGORIES)}"
+            )
+        labelled.setdefault(row["question"], category)
     for category, files in (("code", code), ("chat", chat)):
         for file in files:
             for text in texts_of(file, category):
@@ -130,15 +140,19 @@ def read_prompts(questions: Path, code: Sequence[Path], chat: Sequence[Path], ca
 
 def texts_of(file: Path, category: str) -> Iterator[str]:
     """What users say in a file: `prompt`, `query`, `turns` of the right kind, or CLINC150's utterances."""
-    if file.name.endswith(".json.gz"):
-        with gzip.open(file, "rt", encoding="utf-8") as content:
-            yield from (text for text, _ in json.load(content)["val"][::_CLINC_STEP])
+    if file.name.removesuffix(".gz").endswith(".json"):
+        parts = json_document(file)
+        if not isinstance(parts, dict) or not isinstance(parts.get("val"), list):
+            raise FileError(f"{file}: expected an object with a list `val`")
+        yield from (text for text, _ in parts["val"][::_CLINC_STEP])
         return
-    for row in _rows(file):
+    for number, row in json_rows(file):
         if "turns" in row:
-            yield from row["turns"] if row["category"] in _KINDS[category] else ()
-        else:
+            yield from row["turns"] if row.get("category") in _KINDS[category] else ()
+        elif "prompt" in row or "query" in row:
             yield row["prompt"] if "prompt" in row else row["query"]
+        else:
+            raise FileError(f"{file}: line {number}: no key 'prompt', 'query' or 'turns'")
 
 
 def best_penalty(prompts: Prompts) -> float:
@@ -195,12 +209,6 @@ def classify_times(model: CategoryModel, prompts: Prompts) -> dict[str, Any]:
         times.append(time.perf_counter() - began_s)
     p50_s, p99_s = np.quantile(times, (0.5, 0.99))
     return {"case": "classify", "p50_ms": float(p50_s) * 1e3, "p99_ms": float(p99_s) * 1e3}
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 def _as_text(rows: Sequence[dict[str, Any]]) -> str:

@@ -26,6 +26,7 @@ from cluster.performance.roofline import EFFICIENCIES, Efficiency, decode_step_s
 from load_tests.arguments import bounded
 from load_tests.command import Parser, exit_with, print_json
 from load_tests.record import circumstances
+from load_tests.text_files import FileError, opened
 
 _SOURCE = "(v3)"
 _MODELS = {
@@ -92,10 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     try:
-        with given.measured.open(encoding="utf-8", newline="") as lines:
+        with opened(given.measured) as lines:
             points = read(lines, prompt_tokens=given.prompt_tokens)
-    except (OSError, KeyError, ValueError) as error:
-        parser.error(f"{given.measured}: {error!r}")
+    except FileError as error:
+        parser.error(str(error))
+    except KeyError as error:
+        parser.error(f"{given.measured}: no column {error}")
+    except (TypeError, ValueError) as error:
+        parser.error(f"{given.measured}: {error}")
+    if not points:
+        parser.error(f"{given.measured}: no operating point of {', '.join(_MODELS)}")
     rows = [row for name in EFFICIENCIES for row in _rows(name, [p for p in points if p.gpu.name == name])]
     for row in rows:
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, file=sys.stderr)
@@ -189,14 +196,16 @@ def _rows(name: str, points: list[Point]) -> list[dict[str, Any]]:
     models = sorted({p.model.name for p in points})
     whole = fit(points, shipped)
     print(f"{name}: {len(points)} points of {len(models)} models: {whole}", file=sys.stderr)
-    left_out = {m: fit([p for p in points if p.model.name != m], shipped) for m in models}
-    rows = []
+    left_out: dict[str, Efficiency] = {}
+    if len(models) > 1:
+        left_out = {m: fit([p for p in points if p.model.name != m], shipped) for m in models}
+    rows: list[dict[str, Any]] = []
     for policy, chosen in (
         ("fit", dict.fromkeys(models, whole)),
         ("leave_one_out", left_out),
         ("shipped", dict.fromkeys(models, shipped)),
     ):
-        for model in (*models, "all"):
+        for model in (*models, "all") if chosen else ():
             meant = [p for p in points if model in {p.model.name, "all"}]
             rows.append(
                 {

@@ -7,8 +7,6 @@ on prompts of 2 kB. `--labelled` judges the language detector; `--failures` hold
 reading ease, against how often models failed at prompts. Formats: load_tests/data.md.
 """
 
-import gzip
-import json
 import random
 import re
 import time
@@ -29,6 +27,7 @@ from deployments.encoder.minilm import MiniLm
 from load_tests.arguments import bounded
 from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.record import circumstances
+from load_tests.text_files import FileError, json_rows, number_of
 
 _PROMPT_CHARS = 2048
 _SENTENCE = "Why does the tide follow the moon and not the sun, when both pull on the sea? Give 3 examples; "
@@ -56,10 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
 
-    rows = [row for seed in range(given.seeds) for row in times(seed, given.requests)]
-    if given.labelled is not None:
-        rows += languages(given.labelled)
-    rows += [row for file in given.failures for row in ranks(file)]
+    try:
+        judged = [] if given.labelled is None else languages(given.labelled)
+        judged += [row for file in given.failures for row in ranks(file)]
+    except FileError as error:
+        parser.error(str(error))
+    rows = [row for seed in range(given.seeds) for row in times(seed, given.requests)] + judged
     result = {
         "benchmark": "request_signals",
         "command": spelled("request_signals", arguments),
@@ -130,8 +131,8 @@ def _timed(case: str, run: Callable[[str], object], prompts: Sequence[str]) -> d
 
 def ranks(file: Path) -> list[dict[str, Any]]:
     """Spearman's correlation of two measures of complexity with how often models fail."""
-    texts = _rows(file)
-    failures = [row["failure"] for row in texts]
+    texts = _rows(file, "failure")
+    failures = [number_of(row["failure"], f"{file}: failure") for row in texts]
     measures: dict[str, Callable[[str], float]] = {
         "complexity": complexity_of,
         "flesch": lambda text: 100 - reading_ease(text),
@@ -161,7 +162,7 @@ def reading_ease(text: str) -> float:
 def languages(file: Path) -> list[dict[str, Any]]:
     """By length of the text: how often a language is said, and how often that is right."""
     detector = LanguageDetector()
-    texts = _rows(file)
+    texts = _rows(file, "language")
     rows: list[dict[str, Any]] = []
     for least, most in _LENGTHS:
         some = [row for row in texts if least <= len(row["text"]) < most]
@@ -182,9 +183,8 @@ def languages(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+def _rows(file: Path, key: str) -> list[dict[str, Any]]:
+    return [row for _, row in json_rows(file, ("text", key))]
 
 
 if __name__ == "__main__":

@@ -6,18 +6,17 @@ intent is not always same answer, and duplicates are labelled by people, so a fe
 wrong in themselves. Formats: load_tests/data.md.
 """
 
-import csv
-import gzip
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from load_tests.text_files import FileError, csv_rows, json_document, json_rows, number_of
 
 _MEMBERS_MIN = 4
 """A question asked so often makes hits; the rest of a file makes misses that look like hits."""
 _MEMBERS_MAX = 12
+_CLINC_PARTS = ("train", "val", "oos_train", "oos_val")
 _REPEATED_SHARE = 0.55
 """Part of a sample of question pairs that belongs to repeated questions."""
 
@@ -36,6 +35,7 @@ def sample(file: Path, form: str, *, texts_max: int, seed: int, domains: Path | 
     """Different prompts of a file, drawn by seed.
 
     Raises:
+        FileError: a file cannot be read, or has another form.
         ValueError: the format is not known.
     """
     draw = random.Random(seed)
@@ -61,8 +61,8 @@ def in_order(prompts: Sequence[Prompt], seed: int) -> list[int]:
 def _question_pairs(file: Path, texts_max: int, draw: random.Random) -> list[Prompt]:
     """Repeated questions, and around them questions that were labelled as not the same."""
     duplicates, others = _Groups(), []
-    for row in _json_lines(file):
-        if row["label"]:
+    for number, row in json_rows(file, ("text_a", "text_b", "label")):
+        if number_of(row["label"], f"{file}: line {number}: label") > 0:
             duplicates.join(row["text_a"], row["text_b"])
         else:
             others.append((row["text_a"], row["text_b"]))
@@ -86,35 +86,29 @@ def _question_pairs(file: Path, texts_max: int, draw: random.Random) -> list[Pro
 
 
 def _banking(file: Path) -> Iterator[Prompt]:
-    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            text = " ".join(row["text"].split())
-            yield Prompt(text=text, answer=f"banking77:{row['category']}", category="bank_support")
+    for _, row in csv_rows(file, ("text", "category")):
+        text = " ".join(row["text"].split())
+        yield Prompt(text=text, answer=f"banking77:{row['category']}", category="bank_support")
 
 
 def _clinc(file: Path, domains: Path | None) -> Iterator[Prompt]:
     """Out-of-scope utterances each have an answer of their own: nothing else is right for them."""
-    with gzip.open(file, "rt", encoding="utf-8") as content:
-        parts = json.load(content)
+    parts = json_document(file)
+    if not isinstance(parts, dict) or not all(isinstance(parts.get(name), list) for name in _CLINC_PARTS):
+        raise FileError(f"{file}: expected an object with lists {', '.join(_CLINC_PARTS)}")
     of_intent: dict[str, str] = {}
     if domains is not None:
-        with gzip.open(domains, "rt", encoding="utf-8") as content:
-            of_intent = {
-                intent: domain for domain, intents in json.load(content).items() for intent in intents
-            }
-    for name in ("train", "val", "oos_train", "oos_val"):
+        listed = json_document(domains)
+        if not isinstance(listed, dict):
+            raise FileError(f"{domains}: expected an object with the intents of each domain")
+        of_intent = {intent: domain for domain, intents in listed.items() for intent in intents}
+    for name in _CLINC_PARTS:
         for text, intent in parts[name]:
             if intent == "oos":
                 yield Prompt(text=text, answer=f"oos:{text}", category="out_of_scope")
             else:
                 category = of_intent.get(intent, "assistant")
                 yield Prompt(text=text, answer=f"clinc150:{intent}", category=category)
-
-
-def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 class _Groups:

@@ -149,7 +149,8 @@ def energy_budgets(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterato
 def _budgets(
     trial: Trial, policies: Sequence[ModelPolicyName], fit_costs: Numbers, costs: Numbers, field: str
 ) -> Iterator[Row]:
-    cheapest, dearest = float(fit_costs.mean(axis=0).min()), float(fit_costs.mean(axis=0).max())
+    means = fit_costs.mean(axis=0)
+    cheapest, dearest = float(means[means > 0].min()), float(means.max())  # a model may be free
     unit = field.split("_", maxsplit=1)[0]
     for policy in policies:
         if policy == "category_map":

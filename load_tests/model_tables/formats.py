@@ -1,9 +1,6 @@
 """Reads the published tables; what each format holds and lacks is said at its reader."""
 
-import csv
-import gzip
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from load_tests.model_tables.energy_per_token import (
     size_in_name,
 )
 from load_tests.model_tables.table import ModelTable, Numbers, TableError
+from load_tests.text_files import FileError, csv_rows, json_document, json_rows, number_of
 
 MMLU_PRO_MODELS = (
     "Meta-Llama-3_1-70B-Instruct",
@@ -37,6 +35,7 @@ _LLMROUTER_OUTPUT_TOKENS = 200.0
 _MIXTRAL_USD_PER_MTOK, _GPT4_USD_PER_MTOK = 0.24, 24.7
 _LETTER_OUTPUT_TOKENS = 4.0
 _LISTED_MODELS_FILE = "llmrouter_models.json"
+_PROMPTS_MIN, _MODELS_MIN = 10, 2
 
 
 def paretobandit(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
@@ -44,10 +43,11 @@ def paretobandit(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
 
     Sizes are unknown, so energy is assumed from the price.
     """
-    lines = list(_json_lines(path))
+    lines = list(json_rows(path, ("prompt", "source", "arms")))
     models = tuple(lines[0][1]["arms"])
-    quality = np.array([[line["arms"][model]["reward"] for model in models] for _, line in lines])
-    cost_usd = np.array([[line["arms"][model]["cost"] for model in models] for _, line in lines])
+    answers = [_answers(path, number, line["arms"], models) for number, line in lines]
+    quality = np.array([_numbers(path, number, models, found, "reward") for number, found in answers])
+    cost_usd = np.array([_numbers(path, number, models, found, "cost") for number, found in answers])
     prompts = tuple(str(line["prompt"]) for _, line in lines)
     return ModelTable(
         name=path.name,
@@ -66,28 +66,32 @@ def paretobandit(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
 def mmlu_pro(path: Path, companions: Mapping[str, Path]) -> ModelTable:
     """MMLU-Pro's published results: correct or not, and output tokens, of eight instruct models.
 
-    Prices are tiers by size ($ per million tokens, as listed by LLMRouter: 0.2 below 16 billion parameters,
-    0.6 for Mixtral 8x7B, 0.9 above).
+    A file that lacks one of the eight is read with all of its models whose names state their size. Prices
+    are tiers by size ($ per million tokens, as listed by LLMRouter: 0.2 below 16 billion parameters, 0.6 for
+    Mixtral 8x7B, 0.9 above).
     """
-    questions = {str(line["id"]): line for _, line in _json_lines(companions["questions"])}
+    needed = ("id", "category", "question", "prompt_tokens")
+    questions = {str(line["id"]): line for _, line in json_rows(companions["questions"], needed)}
     correct, tokens = _csv_columns(path), _csv_columns(companions["tokens"])
+    models = _measured_models(path, correct, tokens)
     ids, quality, output = [], [], []
     for row, values in correct.items():
         took = tokens.get(row, {})
-        taken = [values.get(model, "") for model in MMLU_PRO_MODELS]
-        lengths = [took.get(model, "") for model in MMLU_PRO_MODELS]
+        taken = [values.get(model) for model in models]
+        lengths = [took.get(model) for model in models]
         if row in questions and all(taken) and all(lengths):
             ids.append(row)
-            quality.append([float(value) for value in taken])
-            output.append([float(value) for value in lengths])
+            where = f"{path}: question {row}"
+            quality.append([number_of(value, where) for value in taken])
+            output.append([number_of(value, where) for value in lengths])
     if not ids:
-        raise TableError(f"{path}: no question that all of {', '.join(MMLU_PRO_MODELS)} have answered")
+        raise TableError(f"{path}: no question that all of {', '.join(models)} have answered")
     prompt_tokens = np.array([float(questions[row]["prompt_tokens"]) for row in ids])
-    sizes = [size_in_name(model) for model in MMLU_PRO_MODELS]
+    sizes = [size_in_name(model) for model in models]
     output_tokens = np.array(output)
     return ModelTable(
         name=path.name,
-        models=MMLU_PRO_MODELS,
+        models=models,
         prompts=tuple(str(questions[row]["question"]) for row in ids),
         categories=tuple(str(questions[row]["category"]) for row in ids),
         prompt_tokens=prompt_tokens,
@@ -105,9 +109,9 @@ def llmrouter(path: Path, companions: Mapping[str, Path]) -> ModelTable:
     Lengths of answers are not published: every answer counts as 200 tokens, so that money and energy differ
     by model and prompt only. Prices and sizes are those of its list of models.
     """
-    lines = list(_json_lines(path))
+    lines = list(json_rows(path, ("task", "query", "scores")))
     models = tuple(sorted(lines[0][1]["scores"]))
-    listed = json.loads(companions["models"].read_text(encoding="utf-8"))
+    listed = json_document(companions["models"])
     unlisted = [model for model in models if model not in listed]
     if unlisted:
         raise TableError(f"{companions['models']}: lists no {unlisted[0]!r}")
@@ -121,7 +125,9 @@ def llmrouter(path: Path, companions: Mapping[str, Path]) -> ModelTable:
         prompts=prompts,
         categories=tuple(str(line["task"]) for _, line in lines),
         prompt_tokens=prompt_tokens,
-        quality=np.array([[float(line["scores"][model]) for model in models] for _, line in lines]),
+        quality=np.array(
+            [[_score(path, number, line["scores"], model) for model in models] for number, line in lines]
+        ),
         cost_usd=_priced(
             [float(listed[model]["output_price"]) for model in models], prompt_tokens, output_tokens
         ),
@@ -137,18 +143,18 @@ def routellm(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
     Prices as in that paper, 24.7 and 0.24 $ per million tokens. The size of GPT-4 is unknown, so energy is
     assumed from the price. Answers on MMLU are single letters and count as four tokens.
     """
-    lines = list(_json_lines(path))
+    lines = list(json_rows(path, ("category", "prompt", "mixtral", "gpt4")))
     prompts = tuple(str(line["prompt"]) for _, line in lines)
     prompt_tokens = _tokens(prompts)
     output_tokens = np.array(
         [
             [
-                float(line[f"{model}_chars"]) / _CHARS_PER_TOKEN
-                if f"{model}_chars" in line
+                number_of(line[f"{model}_chars"], f"{path}: line {number}") / _CHARS_PER_TOKEN
+                if line.get(f"{model}_chars") is not None
                 else _LETTER_OUTPUT_TOKENS
                 for model in ("mixtral", "gpt4")
             ]
-            for _, line in lines
+            for number, line in lines
         ]
     )
     cost_usd = _priced([_MIXTRAL_USD_PER_MTOK, _GPT4_USD_PER_MTOK], prompt_tokens, output_tokens)
@@ -158,7 +164,12 @@ def routellm(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
         prompts=prompts,
         categories=tuple(str(line["category"]) for _, line in lines),
         prompt_tokens=prompt_tokens,
-        quality=np.array([[float(line["mixtral"]), float(line["gpt4"])] for _, line in lines]),
+        quality=np.array(
+            [
+                [number_of(line[model], f"{path}: line {number}: {model}") for model in ("mixtral", "gpt4")]
+                for number, line in lines
+            ]
+        ),
         cost_usd=cost_usd,
         energy_j=energy_from_price(cost_usd),
         energy_source=FROM_PRICE,
@@ -184,8 +195,7 @@ def read_table(path: Path, kind: str, companions: Mapping[str, Path | None]) -> 
             for beside the table, by the names they are published under.
 
     Raises:
-        TableError: the file is not of this format.
-        OSError: it cannot be read.
+        TableError: the file cannot be read, is not of this format, or holds nothing to compare.
     """
     guessed = {
         "questions": _sibling(path, "correct", "questions", (".jsonl.gz", ".jsonl")),
@@ -194,11 +204,21 @@ def read_table(path: Path, kind: str, companions: Mapping[str, Path | None]) -> 
     }
     files = {name: companions.get(name) or guess for name, guess in guessed.items()}
     try:
-        return FORMATS[kind](path, files)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        table = FORMATS[kind](path, files)
+    except FileError as error:
+        raise TableError(str(error)) from error
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         if isinstance(error, TableError):
             raise
         raise TableError(f"{path}: not a table of format {kind}: {error!r}") from error
+    if len(table) < _PROMPTS_MIN or len(table.models) < _MODELS_MIN:
+        raise TableError(
+            f"{path}: holds {len(table)} prompts and {len(table.models)} models; "
+            f"a comparison needs {_PROMPTS_MIN} and {_MODELS_MIN}"
+        )
+    if table.cost_usd.min() < 0 or table.cost_usd.max() <= 0:
+        raise TableError(f"{path}: no answer costs anything, or one costs less than nothing")
+    return table
 
 
 def _sibling(path: Path, part: str, other: str, endings: tuple[str, ...]) -> Path:
@@ -207,25 +227,48 @@ def _sibling(path: Path, part: str, other: str, endings: tuple[str, ...]) -> Pat
     return next((file for file in found if file.exists()), found[0])
 
 
-def _open(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+def _answers(path: Path, number: int, arms: Any, models: tuple[str, ...]) -> tuple[int, Mapping[str, Any]]:
+    """What a line of ParetoBandit's says of the models of the first one."""
+    lacking = [model for model in models if not isinstance(arms, dict) or model not in arms]
+    if lacking:
+        raise TableError(f"{path}: line {number}: no answer of {lacking[0]!r}, which the first line has")
+    return number, arms
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:
-                    raise TableError(f"{path}: line {number} is not JSON: {error}") from error
+def _numbers(
+    path: Path, number: int, models: tuple[str, ...], answers: Mapping[str, Any], key: str
+) -> list[float]:
+    return [
+        number_of(answers[model].get(key), f"{path}: line {number}: {key} of {model!r}") for model in models
+    ]
+
+
+def _score(path: Path, number: int, scores: Mapping[str, Any], model: str) -> float:
+    return number_of(scores.get(model), f"{path}: line {number}: score of {model!r}")
+
+
+def _measured_models(path: Path, *columns: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """The eight, or those models of all files whose names state a size."""
+    there = [next(iter(rows.values())) for rows in columns]
+    known = [name for name in there[0] if name and all(name in row for row in there[1:])]
+    if all(model in known for model in MMLU_PRO_MODELS):
+        return MMLU_PRO_MODELS
+    sized = tuple(name for name in known if _states_size(name))
+    if len(sized) < _MODELS_MIN:
+        raise TableError(f"{path}: of its columns {', '.join(known[:8])}, fewer than two name a model's size")
+    return sized
+
+
+def _states_size(model: str) -> bool:
+    try:
+        size_in_name(model)
+    except TableError:
+        return False
+    return True
 
 
 def _csv_columns(path: Path) -> dict[str, dict[str, str]]:
-    with _open(path) as lines:
-        return {row["question_id"]: row for row in csv.DictReader(lines)}
+    return {row["question_id"]: row for _, row in csv_rows(path, ("question_id",))}
 
 
 def _tokens(texts: tuple[str, ...]) -> Numbers:

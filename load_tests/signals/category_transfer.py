@@ -4,9 +4,6 @@ MMLU-Pro took up a part of MMLU and says so in `src` (`ori_mmlu-SUBJECT`), which
 subject. Questions that it took up are left out: the fit may have seen them.
 """
 
-import gzip
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 from cluster.policy.routing.models.categories import CATEGORIES, CategoryModel
 from load_tests.embeddings import embed
 from load_tests.signals.category_report import overall
+from load_tests.text_files import json_rows
 
 _FROM_MMLU = "ori_mmlu-"
 _CHARS_COMPARED = 60
@@ -25,12 +23,12 @@ def transfer(file: Path, questions: Path, model: CategoryModel, cache: Path | No
     """Accuracy and calibration on each benchmark of a file of RouteLLM's evaluations."""
     subjects: dict[str, str] = {}
     taken: set[str] = set()
-    for row in _rows(questions):
+    for _, row in json_rows(questions, ("question", "src", "category")):
         taken.add(_begin(row["question"]))
         if row["src"].startswith(_FROM_MMLU):
             subjects[row["src"].removeprefix(_FROM_MMLU)] = row["category"].replace(" ", "_")
     labelled: dict[str, dict[str, str]] = {}
-    for row in _rows(file):
+    for _, row in json_rows(file, ("prompt", "bench", "category")):
         category = "math" if row["bench"] == "gsm8k" else subjects.get(row["category"])
         if category is not None and _begin(row["prompt"]) not in taken:
             labelled.setdefault(row["bench"], {})[row["prompt"]] = category
@@ -45,9 +43,3 @@ def transfer(file: Path, questions: Path, model: CategoryModel, cache: Path | No
 
 def _begin(question: str) -> str:
     return question.strip()[:_CHARS_COMPARED]
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
