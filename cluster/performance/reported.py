@@ -85,14 +85,14 @@ class SpeedLearner:
         self._windows = ReportWindows(span_s_min=_SAMPLE_S)
 
     def learnt(self) -> dict[str, LearntSpeed]:
-        """By pool, for the next life."""
+        """By pool, to be kept over a restart."""
         return {
             name: LearntSpeed(profile=profile, estimate=self._estimates[name])
             for name, profile in self._profiles.items()
         }
 
     def recall(self, learnt: Mapping[str, LearntSpeed]) -> None:
-        """Go on from what an earlier life has learnt, where it was learnt against the same profile."""
+        """Go on from what was learnt before a restart, where it was learnt against the same profile."""
         for name, found in learnt.items():
             if self._profiles.get(name) == found.profile:
                 self._estimates[name] = found.estimate

@@ -273,7 +273,7 @@ class PageLoop:
         entry.tier = AdapterTier.HOST if entry.in_host else AdapterTier.DISK
         entry.draining = False
         self._core.evicted(entry.key)
-        self._core.lies(entry.key, entry.tier.value)
+        self._core.set_tier(entry.key, entry.tier.value)
 
     def _left(self, entry: Entry, reason: str) -> None:
         self._staging.settle(entry)

@@ -341,7 +341,7 @@ class AdapterPager:
 
     def _moved(self, entry: Entry) -> None:
         if entry.key in self._core.keys:
-            self._core.lies(entry.key, entry.tier.value)
+            self._core.set_tier(entry.key, entry.tier.value)
 
     # What a coordinator and routers tell and ask
 

@@ -99,7 +99,7 @@ class RouterCore:
         self.state_metrics = StateMetrics(
             config, demand=self.demand, picture=self.picture, now_s=self.now_s, wall_s=self.wall_s
         )
-        self.metrics.also(self.state_metrics)
+        self.metrics.include(self.state_metrics)
         self._tenants = TenantNames(config.telemetry.tenants_max)
         self.energy = EnergyLedger(config.telemetry, self.now_s, self._charged, self._unattributed)
         state = Path(settings.state_dir) if settings.state_dir else None

@@ -81,14 +81,6 @@ class Provisioner:
                 logger.exception("telemetry agents could not be started")
             await asyncio.sleep(_AGENTS_PERIOD_S)
 
-    async def pause(self) -> None:
-        """Only watch from now on; pools stay as they are."""
-        self._loop.paused = True
-
-    async def resume(self) -> None:
-        """Act again."""
-        self._loop.paused = not self._config.provisioning.enabled
-
     async def last(self) -> dict[str, Any] | None:
         """The last decision."""
         return None if self._loop.last is None else asdict(self._loop.last)

@@ -83,7 +83,7 @@ class ProvisionerLoop:
         records: Records,
         observer: Observer,
     ) -> None:
-        """Take up the state that the last life left."""
+        """Go on from the state before the restart."""
         self._config = config
         self._policy = policy
         self._directory = directory

@@ -104,11 +104,11 @@ class Observer:
         return self._accepted_at_s is not None
 
     def learnt(self) -> dict[str, LearntSpeed]:
-        """What is known of the pools' speed, for the next life."""
+        """What is known of the pools' speed, to be kept over a restart."""
         return self._speed.learnt()
 
     def recall(self, learnt: Mapping[str, LearntSpeed]) -> None:
-        """Go on from what an earlier life has learnt."""
+        """Go on from what was learnt before a restart."""
         self._speed.recall(learnt)
 
     def accept(self) -> None:

@@ -129,8 +129,8 @@ class PagerCore:
 
     # What happens
 
-    def lies(self, key: str, tier: str) -> None:
-        """Where a page-in of this adapter would begin."""
+    def set_tier(self, key: str, tier: str) -> None:
+        """Note from where a page-in of this adapter would begin."""
         row = self._node.rows[key]
         self._tier[row] = TIERS.index(tier)
         self._price(row)

@@ -63,7 +63,7 @@ class RouterMetrics:
     def _get(self, metric: Metric) -> Any:
         return self._metrics[metric.name]
 
-    def one(self, metric: Metric, *labels: str) -> Any:
+    def series(self, metric: Metric, *labels: str) -> Any:
         """One series of a metric that is never cleared, remembered: several are counted for every request."""
         key = (metric.name, *labels)
         found = self._series.get(key)
@@ -71,7 +71,7 @@ class RouterMetrics:
             found = self._series[key] = self._get(metric).labels(*labels)
         return found
 
-    def also(self, collector: Collector) -> None:
+    def include(self, collector: Collector) -> None:
         """Show what a collector reads off the router's state."""
         self._registry.register(collector)
 
@@ -82,7 +82,7 @@ class RouterMetrics:
     def request(self, record: DecisionRecord) -> None:
         """Count a finished request."""
         path = record.path.value if record.path else "none"
-        self.one(
+        self.series(
             requests.REQUESTS, record.signals.surface.value, path, str(record.status), record.cache
         ).inc()
         timeline = record.timeline
@@ -94,11 +94,11 @@ class RouterMetrics:
             # A whole answer has no gaps between tokens that anybody saw.
             unseen = metric is requests.TPOT and not record.signals.stream
             if value is not None and record.status == 200 and not unseen:
-                self.one(metric, path).observe(value)
+                self.series(metric, path).observe(value)
         if timeline.dispatched_at_s is not None:
             self._get(requests.ROUTER_OVERHEAD).observe(timeline.dispatched_at_s - timeline.arrived_at_s)
-        self.one(requests.PROMPT_TOKENS, record.signals.model).inc(record.prompt_tokens or 0)
-        self.one(requests.OUTPUT_TOKENS, record.signals.model).inc(record.output_tokens)
+        self.series(requests.PROMPT_TOKENS, record.signals.model).inc(record.prompt_tokens or 0)
+        self.series(requests.OUTPUT_TOKENS, record.signals.model).inc(record.output_tokens)
         if record.replica is not None and record.replica.choice.replica_id is not None:
             self._count_pool_tokens(record)
         for reason in record.reasons:
@@ -124,7 +124,7 @@ class RouterMetrics:
         for source in EnergySource:
             if (pool, source) in self._charged_j and self._output_tokens[pool]:
                 each_j = self._charged_j[pool, source] / self._output_tokens[pool]
-                self.one(fleet.ENERGY_PER_OUTPUT_TOKEN, pool, source.value).set(each_j)
+                self.series(fleet.ENERGY_PER_OUTPUT_TOKEN, pool, source.value).set(each_j)
 
     def turned_away(self, reason: Reason | None) -> None:
         """Count a request that was turned away at the door; None for one that failed in another way."""

@@ -14,7 +14,7 @@ class TenantMetrics:
 
     def __init__(self, metrics: RouterMetrics) -> None:
         get = metrics.get
-        self._one = metrics.one
+        self._series = metrics.series
         self._keys_refused = get(tenants.KEYS_REFUSED)
         self._ledger_failures = get(tenants.LEDGER_FAILURES)
 
@@ -28,15 +28,16 @@ class TenantMetrics:
 
     def refused(self, tenant: str, reason: Reason) -> None:
         """Count a request that was turned away."""
-        self._one(tenants.TENANT_REQUESTS, tenant, reason.value).inc()
+        self._series(tenants.TENANT_REQUESTS, tenant, reason.value).inc()
 
     def used(self, tenant: str, usage: Usage, leases: Iterable[Lease]) -> None:
         """Count a request that was let in, and show the tenant's budgets."""
-        self._one(tenants.TENANT_REQUESTS, tenant, "cached" if usage.cached else "admitted").inc()
-        self._one(tenants.TENANT_TOKENS, tenant, "prompt").inc(usage.prompt_tokens)
-        self._one(tenants.TENANT_TOKENS, tenant, "output").inc(usage.output_tokens)
-        self._one(tenants.TENANT_COST, tenant).inc(usage.usd)
+        self._series(tenants.TENANT_REQUESTS, tenant, "cached" if usage.cached else "admitted").inc()
+        self._series(tenants.TENANT_TOKENS, tenant, "prompt").inc(usage.prompt_tokens)
+        self._series(tenants.TENANT_TOKENS, tenant, "output").inc(usage.output_tokens)
+        self._series(tenants.TENANT_COST, tenant).inc(usage.usd)
         for lease in leases:
             if lease.quota.is_budget:
                 used = 1.0 - lease.available() / lease.quota.limit
-                self._one(tenants.BUDGET_USED, tenant, lease.quota.window.value, lease.unit.value).set(used)
+                quota = lease.quota
+                self._series(tenants.BUDGET_USED, tenant, quota.window.value, lease.unit.value).set(used)

@@ -34,7 +34,7 @@ def test_prices_follow_what_page_ins_took_and_where_adapters_lie():
     assert pager.times.least_s("disk")[0] == pytest.approx(0.5 - (variance / 9) ** 0.5)
     assert pager.times.least_s("disk")[1] == pager.times.expected_s("disk")[1]
     pager.paged_in("c", "host", 0.01)
-    pager.lies("b", "host")
+    pager.set_tier("b", "host")
     assert pager.prices()[1] == pytest.approx(0.5 * 0.02)
     pager.loaded("b")
     assert pager.prices()[1] == 0
