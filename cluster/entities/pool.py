@@ -105,40 +105,40 @@ class MarginalEnergy:
 
 
 class ReplicaCandidate(Protocol):
-    """What replica routing reads of a candidate: a `ReplicaView`, or a simulated replica itself."""
+    """What replica routing reads of a candidate: a `ReplicaView`, where it is explained, or a simulated one."""
 
     @property
-    def replica_id(self) -> ReplicaId: ...  # noqa: D102 - see ReplicaView
+    def replica_id(self) -> ReplicaId: ...
     @property
-    def role(self) -> Role: ...  # noqa: D102
+    def role(self) -> Role: ...
     @property
-    def phase(self) -> ReplicaPhase: ...  # noqa: D102
+    def phase(self) -> ReplicaPhase: ...
     @property
-    def pending_prefill_tokens(self) -> int: ...  # noqa: D102
+    def pending_prefill_tokens(self) -> int: ...
     @property
-    def requests_in_flight(self) -> int: ...  # noqa: D102
+    def requests_in_flight(self) -> int: ...
     @property
-    def cached_tokens(self) -> int: ...  # noqa: D102
+    def cached_tokens(self) -> int: ...
     @property
-    def prefill_tokens_per_s(self) -> float: ...  # noqa: D102
+    def prefill_tokens_per_s(self) -> float: ...
     @property
-    def step_s(self) -> float: ...  # noqa: D102
+    def step_s(self) -> float: ...
     @property
-    def kv_cache_usage(self) -> float: ...  # noqa: D102
+    def kv_cache_usage(self) -> float: ...
     @property
-    def max_concurrent_requests(self) -> int: ...  # noqa: D102
+    def max_concurrent_requests(self) -> int: ...
     @property
-    def put_aside_until_s(self) -> float: ...  # noqa: D102
+    def put_aside_until_s(self) -> float: ...
     @property
-    def energy(self) -> MarginalEnergy | None: ...  # noqa: D102
+    def energy(self) -> MarginalEnergy | None: ...
     @property
-    def requests_waiting(self) -> int: ...  # noqa: D102
+    def requests_waiting(self) -> int: ...
     @property
-    def decode_tokens(self) -> int: ...  # noqa: D102
+    def decode_tokens(self) -> int: ...
     @property
-    def adapters(self) -> tuple[str, ...]: ...  # noqa: D102
+    def adapters(self) -> tuple[str, ...]: ...
     @property
-    def adapters_in_host(self) -> tuple[str, ...]: ...  # noqa: D102
+    def adapters_in_host(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

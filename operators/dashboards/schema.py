@@ -37,9 +37,9 @@ class Target(_Strict):
 
     datasource: DataSource = DataSource()
     expr: str = Field(min_length=1)
-    legendFormat: str = ""  # noqa: N815 - Grafana's names
-    refId: str = Field(min_length=1)  # noqa: N815
-    editorMode: Literal["code"] = "code"  # noqa: N815
+    legendFormat: str = ""
+    refId: str = Field(min_length=1)
+    editorMode: Literal["code"] = "code"
     range: bool = True
 
 
@@ -53,10 +53,10 @@ class Stacking(_Strict):
 class Custom(_Strict):
     """How lines are drawn."""
 
-    drawStyle: Literal["line"] = "line"  # noqa: N815
-    fillOpacity: int = 10  # noqa: N815
-    lineWidth: int = 1  # noqa: N815
-    showPoints: Literal["never"] = "never"  # noqa: N815
+    drawStyle: Literal["line"] = "line"
+    fillOpacity: int = 10
+    lineWidth: int = 1
+    showPoints: Literal["never"] = "never"
     stacking: Stacking
 
 
@@ -78,9 +78,9 @@ class FieldConfig(_Strict):
 class Legend(_Strict):
     """Below the picture."""
 
-    displayMode: Literal["list"] = "list"  # noqa: N815
+    displayMode: Literal["list"] = "list"
     placement: Literal["bottom"] = "bottom"
-    showLegend: bool = True  # noqa: N815
+    showLegend: bool = True
 
 
 class Tooltip(_Strict):
@@ -108,9 +108,9 @@ class ReduceOptions(_Strict):
 class StatOptions(_Strict):
     """Of one number."""
 
-    reduceOptions: ReduceOptions = ReduceOptions()  # noqa: N815
-    colorMode: Literal["value"] = "value"  # noqa: N815
-    graphMode: Literal["area"] = "area"  # noqa: N815
+    reduceOptions: ReduceOptions = ReduceOptions()
+    colorMode: Literal["value"] = "value"
+    graphMode: Literal["area"] = "area"
 
 
 class TimeseriesPanel(_Strict):
@@ -121,8 +121,8 @@ class TimeseriesPanel(_Strict):
     title: str = Field(min_length=1)
     description: str = ""
     datasource: DataSource = DataSource()
-    gridPos: GridPosition  # noqa: N815
-    fieldConfig: FieldConfig  # noqa: N815
+    gridPos: GridPosition
+    fieldConfig: FieldConfig
     options: TimeseriesOptions = TimeseriesOptions()
     targets: list[Target] = Field(min_length=1)
 
@@ -135,8 +135,8 @@ class StatPanel(_Strict):
     title: str = Field(min_length=1)
     description: str = ""
     datasource: DataSource = DataSource()
-    gridPos: GridPosition  # noqa: N815
-    fieldConfig: FieldConfig  # noqa: N815
+    gridPos: GridPosition
+    fieldConfig: FieldConfig
     options: StatOptions = StatOptions()
     targets: list[Target] = Field(min_length=1)
 
@@ -148,7 +148,7 @@ class RowPanel(_Strict):
     type: Literal["row"] = "row"
     title: str = Field(min_length=1)
     collapsed: Literal[False] = False
-    gridPos: GridPosition  # noqa: N815
+    gridPos: GridPosition
     panels: list[None] = Field(default_factory=list, max_length=0)
 
 
@@ -164,7 +164,7 @@ class Variable(_Strict):
     query: Literal["prometheus"] = "prometheus"
     refresh: int = 1
     hide: int = 0
-    includeAll: bool = False  # noqa: N815
+    includeAll: bool = False
     multi: bool = False
     regex: str = ""
 
@@ -197,8 +197,8 @@ class Dashboard(_Strict):
     tags: list[str]
     timezone: Literal["browser"] = "browser"
     editable: bool = True
-    graphTooltip: int = Field(default=1, ge=0, le=2)  # noqa: N815
-    schemaVersion: Literal[39] = 39  # noqa: N815
+    graphTooltip: int = Field(default=1, ge=0, le=2)
+    schemaVersion: Literal[39] = 39
     refresh: str = "10s"
     time: TimeRange
     templating: Templating
