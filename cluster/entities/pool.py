@@ -105,7 +105,7 @@ class MarginalEnergy:
 
 
 class ReplicaCandidate(Protocol):
-    """What replica routing reads of a candidate: a `ReplicaView`, where it is explained, or a simulated one."""
+    """What replica routing reads of a candidate: of a `ReplicaView` (see there) or of a simulated replica."""
 
     @property
     def replica_id(self) -> ReplicaId: ...
