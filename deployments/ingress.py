@@ -1,35 +1,43 @@
-"""What Serve's HTTP server in a router replica need not do, because the router does it itself.
+"""The short way from the HTTP server of a router replica to the router.
 
-Serve watches every connection for a client that leaves, with two tasks and a queue for each request. The
-router watches as well, because it knows whether the answer was complete (`router/asgi.py`). Serve's own watch
-is switched off with the header that it has for this, put on here where no client can forget it. Serve finds
-this module by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, in clusters that `tidemill up` starts.
+Serve wraps every request that its ingress hands to a replica: a context, a semaphore, counters, a request id
+and a watch for clients that leave. The router bounds, counts, names and watches its requests itself, and the
+wrapping is a good part of what a short answer costs. So requests go past it, by the hook that Serve has for
+middleware (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH); those for Serve's own addresses do not.
+
+Serve then counts no request of the router's as ongoing. Nothing here asks for that: how many routers there
+are is configured, and a replica that leaves waits for its connections, because its HTTP server ends only when
+the last answer is out.
 """
 
 from typing import Any
 
 from ray import serve
-from ray.serve._private.constants import SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER
+from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
 from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _ROUTER = "Router"
-"""The deployment whose application watches itself."""
-_WATCHED_BY_US = (SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER.encode(), b"?1")
+"""The deployment whose application stands on its own."""
+_SERVES_OWN = "/-/"
 
 
-class RouterWatchesClients:
-    """Tells Serve that it need not watch."""
+class ShortWay:
+    """Hands requests to the application that this replica runs, and what is Serve's to Serve."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        """`app` is Serve's way to the same application."""
+        self._serve = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the header."""
-        if scope["type"] == "http":
-            scope["headers"] = [*scope["headers"], _WATCHED_BY_US]
-        await self._app(scope, receive, send)
+        """Answer one request."""
+        # Asked for each request: Serve starts the server before it tells.
+        application = serve.get_replica_context().servable_object
+        under_a_prefix = scope.get("root_path")
+        if scope["type"] != "http" or under_a_prefix or scope["path"].startswith(_SERVES_OWN):
+            application = None
+        await (application or self._serve)(scope, receive, send)
 
 
 def middlewares() -> list[Any]:
@@ -38,4 +46,6 @@ def middlewares() -> list[Any]:
         deployment = serve.get_replica_context().deployment
     except RayServeException:
         return []
-    return [Middleware(RouterWatchesClients)] if deployment == _ROUTER else []
+    # With a thread of its own the application lives on another event loop than the server.
+    ours = deployment == _ROUTER and not RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD
+    return [Middleware(ShortWay)] if ours else []

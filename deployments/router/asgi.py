@@ -5,9 +5,11 @@ No framework between the socket and the relay: every token of every stream passe
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable
 
 from cluster.entities.workload import Surface
+from deployments.messages import REQUEST_ID
 from deployments.router.callers import admitted, check_model, identify, tenant_name, with_deadline
 from deployments.router.core import RouterCore
 from deployments.router.generation.generation import Generation
@@ -91,6 +93,7 @@ class RouterApp:
     ) -> None:
         path, method = scope["path"], scope["method"]
         headers = _headers(scope, self._core.config.gateway.header_bytes_max)
+        responder.headers[REQUEST_ID] = headers.get(REQUEST_ID) or uuid.uuid4().hex
         if self._cors is not None and await self._cors.answered(path, method, headers, responder):
             return
         if surface is not None:

@@ -20,7 +20,7 @@ from operators.kubernetes.names import (
     bytes_quantity,
     labels,
 )
-from operators.local_cluster.environment import gateway_environment
+from operators.local_cluster.environment import SHORT_WAY, gateway_environment
 
 RAY_CPUS = 1
 """Cores of a pod beside its replicas': raylet, agents and ingress."""
@@ -234,6 +234,7 @@ def _env(config: TidemillConfig, *, drain_s: float = 0.0) -> list[Manifest]:
         "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
         "TIDEMILL_CACHE": WEIGHTS_FOLDER,
         "TIDEMILL_STATE": STATE_FOLDER,
+        **SHORT_WAY,
         **gateway_environment(config.gateway.request_timeout_s),
     }
     found: list[Manifest] = [{"name": name, "value": settings[name]} for name in sorted(settings)]

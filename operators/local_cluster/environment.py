@@ -19,6 +19,9 @@ HAPROXY_FOLDER = "h"
 SYSLOG_NOWHERE = "127.0.0.1:9"
 """The discard port: HAProxy wants a log target, and its access log is nobody's business."""
 
+SHORT_WAY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.middlewares"}
+"""For clusters in which every process of Serve can import the code, not only replicas: it ends whom it fails."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreePorts:
@@ -74,8 +77,7 @@ def cluster_environment(
     }
     defaults = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # What Serve's HTTP servers leave to the router.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.middlewares",
+        **SHORT_WAY,
         "RAY_SERVE_HAPROXY_LOG_TARGET": SYSLOG_NOWHERE,
         # Serve looks three times before it starts an ingress that has died anew; nobody is served meanwhile.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",

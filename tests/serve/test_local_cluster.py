@@ -270,9 +270,15 @@ def test_a_hundred_malformed_requests_are_refused_in_openai_shape(local: Any) ->
     assert _greedy(local.url, "Still there?").status_code == 200
 
 
+def test_requests_go_past_serves_wrapping_and_serves_own_addresses_do_not(local: Any) -> None:
+    at_once = {"x-request-timeout-seconds": "0.000001"}  # Serve would answer 408
+    answer = httpx.get(f"{local.url}/v1/models", headers=at_once, timeout=10)
+    assert (answer.status_code, answer.json()["object"]) == (200, "list")
+    assert httpx.get(f"{local.url}/-/healthz", timeout=10).text == "success"
+
+
 def test_a_client_that_leaves_stops_the_engine(local: Any) -> None:
-    """The router's own watch alone: Serve is told not to."""
-    assert "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" in local.replica_process("gateway").environ()
+    """The router's own watch alone: Serve sees nothing of the request."""
     engine = local.replicas("decode")[0]["url"]
     body = {"model": _MODEL, "prompt": "Count:", "max_tokens": 2000, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{local.url}/v1/completions", json=body, timeout=60) as answer:

@@ -122,3 +122,13 @@ async def test_a_compressed_body_is_refused_in_words(cluster, coding):
     assert answer.headers["accept-encoding"] == "identity"
     assert (await cluster.chat(headers={"content-encoding": "identity"})).status == 200
     assert cluster.engine_requests == 1
+
+
+async def test_every_answer_has_a_request_id_the_clients_own_if_it_gave_one(start_cluster):
+    cluster = await start_cluster()
+    ids = [(await cluster.chat()).headers["x-request-id"] for _ in range(2)]
+    assert len(set(ids)) == 2
+    assert all(ids)
+    assert (await cluster.chat(headers={"x-request-id": "mine-1"})).headers["x-request-id"] == "mine-1"
+    status, headers, _ = await ask(cluster, "GET", "/nowhere", x_request_id="mine-2")
+    assert (status, headers["x-request-id"]) == (404, "mine-2")
