@@ -20,7 +20,7 @@ SYSLOG_NOWHERE = "127.0.0.1:9"
 """The discard port: HAProxy wants a log target, and its access log is nobody's business."""
 
 SHORT_WAY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.middlewares"}
-"""For clusters in which every process of Serve can import the code, not only replicas: it ends whom it fails."""
+"""For clusters in which every process of Serve can import the code: who cannot does not start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
