@@ -89,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rows-max", type=bounded(int, 10, 10_000_000), help="take a seeded part of the table"
     )
     parser.add_argument(
+        "--stream",
+        choices=("test", "whole"),
+        default="test",
+        help="what online and budgets lead a policy along that starts from nothing: the half that others are "
+        "tested on, or the whole table (frontier and order always do)",
+    )
+    parser.add_argument(
         "--features", choices=get_args(FeatureKind), default="minilm", help="what policies see of a prompt"
     )
     parser.add_argument(
@@ -125,7 +132,9 @@ def _table_rows(given: argparse.Namespace, policies: list[ModelPolicyName]) -> t
     if given.categories == "classifier":
         table = guessed_categories(table, given.embedding_cache)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    for trial in trials(table, seeds, given.features, given.embedding_cache, with_category=told):
+    for trial in trials(
+        table, seeds, given.features, given.embedding_cache, with_category=told, stream=given.stream
+    ):
         for case in cases:
             rows += _ALL_CASES[case](trial, policies)
             spent_s = time.monotonic() - began_s
@@ -138,6 +147,7 @@ def _table_rows(given: argparse.Namespace, policies: list[ModelPolicyName]) -> t
         "models": list(table.models),
         "features": given.features,
         "categories": given.categories,
+        "stream": given.stream,
         "energy_source": table.energy_source,
         "cost_source": table.cost_source,
     }

@@ -185,9 +185,8 @@ class BudgetsConfig(BudgetConfig):
     tenants_max: int = Field(default=1024, ge=1)
     """Tenants whose spending is remembered; the one that was silent longest is forgotten first."""
 
-    horizon_requests: int = Field(default=200, ge=10)
-    """Over so many requests what was spent too much is saved again; savings are spent in a quarter of
-    that."""
+    horizon_requests: int = Field(default=500, ge=10)
+    """Over so many requests what was spent too much is saved again; savings are spent in a tenth of that."""
 
     @property
     def any_set(self) -> bool:

@@ -2,14 +2,15 @@
 
 `offline`: fitted on all models' answers to one half of the prompts, tested on the other half, nothing learnt
 there. `online`: one pass along the second half with feedback, from nothing (`cold`) or from a fit on the
-first half (`warm`). `budgets`: the same at seven budgets. `phases`: what a change of prices, of a model's
+first half (`warm`); with `stream` whole, who starts from nothing goes along the whole table. `budgets`: the
+same at seven budgets. `phases`: what a change of prices, of a model's
 quality or of the models does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,6 +52,20 @@ class Trial:
     fit_vectors: Numbers
     test_vectors: Numbers
     with_category: bool
+    stream: Literal["test", "whole"] = "test"
+    """What a policy that starts from nothing is led along: the half that others are tested on or, since it
+    needs no fit, the whole table."""
+
+    @property
+    def whole(self) -> "Trial":
+        """The whole table as the stream, in a seeded order."""
+        order = np.random.default_rng([self.seed, 3]).permutation(len(self.table))
+        stream, vectors = self.table.of_rows(order), self.vectors[order]
+        return replace(self, fit=stream, test=stream, fit_vectors=vectors, test_vectors=vectors)
+
+    def starts(self) -> tuple[tuple[str, "Trial"], ...]:
+        """From nothing and after a fit, each with what it is led along."""
+        return (("cold", self.whole if self.stream == "whole" else self), ("warm", self))
 
     def signals(self, policy: ModelPolicyName, goal: Goal) -> tuple[list[ModelSignals], list[ModelSignals]]:
         """Signals of both halves. Policies that know nothing but the category always get the table's."""
@@ -62,7 +77,13 @@ class Trial:
 
 
 def trials(
-    table: ModelTable, seeds: Sequence[int], kind: FeatureKind, cache: Path | None, *, with_category: bool
+    table: ModelTable,
+    seeds: Sequence[int],
+    kind: FeatureKind,
+    cache: Path | None,
+    *,
+    with_category: bool,
+    stream: Literal["test", "whole"] = "test",
 ) -> Iterator[Trial]:
     """One trial for each seed."""
     embedded = text_vectors(table.prompts, kind, np.arange(len(table)), cache) if kind == "minilm" else None
@@ -78,6 +99,7 @@ def trials(
             fit_vectors=vectors[fit],
             test_vectors=vectors[test],
             with_category=with_category,
+            stream=stream,
         )
 
 
@@ -127,58 +149,70 @@ def online(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
         for policy in policies:
             if policy == "category_map":
                 continue
-            fit_signals, test_signals = trial.signals(policy, goal)
             config = configuration(policy, None, with_category=trial.with_category)
-            for warm in (False, True):
-                chosen = policy_for(config, trial.fit, fit_signals, warm=warm)
-                result = play(chosen, trial.test, test_signals, weights, seed=trial.seed, learn=True)
-                start = "warm" if warm else "cold"
-                yield row(trial, f"online-{goal.value}", policy, result, start=start)
+            for start, led in trial.starts():
+                fit_signals, test_signals = led.signals(policy, goal)
+                chosen = policy_for(config, led.fit, fit_signals, warm=start == "warm")
+                result = play(chosen, led.test, test_signals, weights, seed=trial.seed, learn=True)
+                yield row(led, f"online-{goal.value}", policy, result, start=start)
 
 
 def budgets(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
     """Seven budgets, evenly spaced in logarithms between the cheapest and the dearest model."""
-    yield from _budgets(trial, policies, trial.fit.cost_usd, trial.test.cost_usd, "usd_per_request")
+    yield from _budgets(trial, policies, "usd_per_request", lambda table: table.cost_usd)
 
 
 def energy_budgets(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
     """The same in joules."""
-    yield from _budgets(trial, policies, trial.fit.energy_j, trial.test.energy_j, "j_per_request")
+    yield from _budgets(trial, policies, "j_per_request", lambda table: table.energy_j)
 
 
 def _budgets(
-    trial: Trial, policies: Sequence[ModelPolicyName], fit_costs: Numbers, costs: Numbers, field: str
+    trial: Trial, policies: Sequence[ModelPolicyName], field: str, taken: Callable[[ModelTable], Numbers]
 ) -> Iterator[Row]:
-    means = fit_costs.mean(axis=0)
-    cheapest, dearest = float(means[means > 0].min()), float(means.max())  # a model may be free
-    unit = field.split("_", maxsplit=1)[0]
+    means = taken(trial.fit).mean(axis=0)
+    cheapest, dearest = float(means.min()), float(means.max())
     for policy in policies:
         if policy == "category_map":
             continue
-        fit_signals, test_signals = trial.signals(policy, Goal.QUALITY)
         for step in range(1, BUDGETS + 1):
             budget = cheapest * (dearest / cheapest) ** (step / (BUDGETS + 1))
-            config = configuration(
-                policy,
-                _ONLY_QUALITY,
-                with_category=trial.with_category,
-                budgets=BudgetsConfig.model_validate({field: budget}),
-            )
-            for warm in (False, True):
-                chosen = policy_for(config, trial.fit, fit_signals, warm=warm)
-                result = play(chosen, trial.test, test_signals, _ONLY_QUALITY, seed=trial.seed, learn=True)
-                spent = float((result.cost_usd if unit == "usd" else result.energy_j).mean())
-                yield row(
-                    trial,
-                    f"budget-{unit}-{step}",
-                    policy,
-                    result,
-                    start="warm" if warm else "cold",
-                    **{f"budget_{unit}": budget},
-                    spent_over_budget=spent / budget,
-                    **_against_single(trial, costs, spent, float(result.quality.mean())),
-                    **_bounds(trial, costs, budget),
-                )
+            for start, led in trial.starts():
+                yield _at_budget(led, policy, field, taken(led.test), start=start, step=step, budget=budget)
+
+
+def _at_budget(
+    trial: Trial,
+    policy: ModelPolicyName,
+    field: str,
+    costs: Numbers,
+    *,
+    start: str,
+    step: int,
+    budget: float,
+) -> Row:
+    config = configuration(
+        policy,
+        _ONLY_QUALITY,
+        with_category=trial.with_category,
+        budgets=BudgetsConfig.model_validate({field: budget}),
+    )
+    fit_signals, test_signals = trial.signals(policy, Goal.QUALITY)
+    chosen = policy_for(config, trial.fit, fit_signals, warm=start == "warm")
+    result = play(chosen, trial.test, test_signals, _ONLY_QUALITY, seed=trial.seed, learn=True)
+    spent = float(costs[np.arange(len(costs)), result.chosen].mean())
+    unit = field.split("_", maxsplit=1)[0]
+    return row(
+        trial,
+        f"budget-{unit}-{step}",
+        policy,
+        result,
+        start=start,
+        **{f"budget_{unit}": budget},
+        spent_over_budget=spent / budget,
+        **_against_single(trial, costs, spent, float(result.quality.mean())),
+        **_bounds(trial, costs, budget),
+    )
 
 
 def _against_single(trial: Trial, costs: Numbers, spent: float, quality: float) -> Row:

@@ -6,9 +6,6 @@ the best single model and who knows all answers.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-
-import numpy as np
 
 from cluster.config.model_routing import BudgetsConfig, ModelPolicyName, WeightsConfig
 from cluster.entities.model_routing import Goal
@@ -23,7 +20,7 @@ _HALF = WeightsConfig(quality=0.5, cost=0.0, energy=0.5, latency=0.0)
 
 def frontier(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
     """Rows per policy and weight of energy; `*_over_random` are the claim's two figures."""
-    for stream, start in ((_whole(trial), "cold"), (trial, "warm")):
+    for stream, start in ((trial.whole, "cold"), (trial, "warm")):
         chance = references(stream.test, stream.fit, _HALF, trial.seed)
         for name, result in chance.items():
             yield row(stream, "frontier", name, result, start=start, **_against(result, chance["random"]))
@@ -55,7 +52,7 @@ def _sweep(stream: Trial, policy: ModelPolicyName, chance: Played, start: str) -
 
 def order(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
     """Regret of every policy at GreenServ's reward, λ = 0.5, along the whole table from nothing."""
-    whole = _whole(trial)
+    whole = trial.whole
     for name, result in references(whole.test, whole.test, _HALF, trial.seed).items():
         yield row(whole, "order", name, result)
     for policy in policies:
@@ -67,13 +64,6 @@ def order(trial: Trial, policies: Sequence[ModelPolicyName]) -> Iterator[Row]:
         yield row(
             whole, "order", policy, play(chosen, whole.test, signals, _HALF, seed=trial.seed, learn=True)
         )
-
-
-def _whole(trial: Trial) -> Trial:
-    """The whole table as the stream, in a seeded order."""
-    order = np.random.default_rng([trial.seed, 3]).permutation(len(trial.table))
-    stream, vectors = trial.table.of_rows(order), trial.vectors[order]
-    return replace(trial, fit=stream, test=stream, fit_vectors=vectors, test_vectors=vectors)
 
 
 def _against(result: Played, chance: Played) -> Row:

@@ -153,6 +153,20 @@ def test_budget_rows_say_what_was_spent_and_whether_one_model_was_better(tmp_pat
         assert row["dominated"] == (row["quality_over_cheaper_single"] < 0)
 
 
+def test_who_starts_from_nothing_may_be_led_along_the_whole_table(tmp_path, capsys):
+    table = str(paretobandit(tmp_path))
+    arguments = ["--table", table, "--format", "paretobandit", "--features", "tfidf", "--policies", "ridge"]
+    arguments += ["--cases", "budgets", "--seeds", "1"]
+    half, whole = (run(capsys, *arguments, "--stream", stream)["rows"] for stream in ("test", "whole"))
+    # a try costs a share of the stream, so that the loss by one is halved where the stream is twice as long
+    tries = [
+        {row["start"]: row["lost_by_a_try_of_the_cheapest"] for row in rows if row["case"] == "budget-usd-6"}
+        for rows in (half, whole)
+    ]
+    assert tries[1]["cold"] < 0.75 * tries[0]["cold"]
+    assert [row for row in half if row["start"] == "warm"] == [row for row in whole if row["start"] == "warm"]
+
+
 def test_a_judge_that_errs_more_makes_the_cascade_worse(tmp_path, capsys):
     table = str(routellm(tmp_path))
     arguments = ["--table", table, "--format", "routellm", "--features", "tfidf", "--policies", "ridge"]

@@ -36,9 +36,10 @@ _DEBT_HORIZONS_MAX = 10.0
 _SAVINGS_REQUESTS_MAX = 40.0
 """So many requests' budgets may be saved up, enough for one answer of a model that costs so much; what is not
 spent beyond is lost, so that a quiet hour does not pay for an expensive one."""
-_SAVINGS_HORIZON_SHARE = 0.25
+_SAVINGS_HORIZON_SHARE = 0.1
 """Savings are spent sooner than debts are paid. Quality is concave in what may be spent: a little more buys a
-little more, but a little less may mean the model that nobody would choose freely."""
+little more, but a little less may mean the model that nobody would choose freely. A debt that is paid slowly
+is often paid by what the best affordable model leaves of the budget anyway."""
 _CREDIT_REQUESTS = 5.0
 """So many requests' budgets may be owed; without any credit something would always stay unspent."""
 _EXPLORATION_BUDGET_SHARE = 0.05
