@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from cluster.entities.adapters import AdapterTier
 from cluster.metrics import Metric, adapters
 from deployments.adapter_pager.entries import Shelf
+from deployments.instruments import instrument
 
 
 class PagerMetrics:
@@ -14,15 +15,9 @@ class PagerMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._metrics: dict[str, Any] = {metric.name: self._make(metric) for metric in adapters.METRICS}
-
-    def _make(self, metric: Metric) -> Any:
-        if metric.kind == "histogram":
-            return Histogram(
-                metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
-            )
-        kind = Counter if metric.kind == "counter" else Gauge
-        return kind(metric.name, metric.help, metric.labels, registry=self._registry)
+        self._metrics: dict[str, Any] = {
+            metric.name: instrument(metric, self._registry) for metric in adapters.METRICS
+        }
 
     def count(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
         """Add to a counter."""

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from cluster import metrics
 from cluster.metrics import semantic_cache as catalogue
-from deployments.semantic_cache.exact import EvictionReason, ExactTierStats
+from deployments.instruments import family
+from deployments.semantic_cache.exact import ExactTierStats
 from deployments.semantic_cache.near import NearMatches
 from deployments.semantic_cache.near_report import near_families
 
@@ -47,11 +46,11 @@ class _Snapshot(Collector):
 
     def collect(self) -> Iterator[Metric]:
         counts = self._counts
-        yield _counter(catalogue.CACHE_LOOKUPS, counts.lookups)
-        yield _counter(catalogue.CACHE_EVICTIONS, counts.exact.evictions)
-        yield _gauge(catalogue.CACHE_ENTRIES, counts.exact.entries)
-        yield _gauge(catalogue.CACHE_BYTES, counts.exact.bytes)
-        yield _gauge(catalogue.CACHE_WAITERS, counts.waiters)
+        yield family(catalogue.CACHE_LOOKUPS, {(name,): count for name, count in counts.lookups.items()})
+        yield family(catalogue.CACHE_EVICTIONS, {(name,): n for name, n in counts.exact.evictions.items()})
+        yield family(catalogue.CACHE_ENTRIES, {(): counts.exact.entries})
+        yield family(catalogue.CACHE_BYTES, {(): counts.exact.bytes})
+        yield family(catalogue.CACHE_WAITERS, {(): counts.waiters})
         if self._near is not None:
             yield from near_families(self._near.tier, self._near.counts)
 
@@ -61,16 +60,3 @@ def render_metrics(counts: CacheCounts, near: NearMatches | None = None) -> tupl
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(counts, near))
     return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def _counter(
-    metric: metrics.Metric, values: Mapping[LookupOutcome, int] | Mapping[EvictionReason, int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for label, value in values.items():
-        family.add_metric([label], value)
-    return family
-
-
-def _gauge(metric: metrics.Metric, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(metric.name, metric.help, value=value)

@@ -11,6 +11,7 @@ from cluster.policy.semantic_cache.evidence import NOTHING_IS_SERVED
 from cluster.policy.semantic_cache.exact_scan import Vector
 from cluster.policy.semantic_cache.store import PurgeScope, SemanticStore, StoredAnswer
 from cluster.policy.semantic_cache.tier import SemanticTier, Verdict
+from deployments.instruments import family
 from deployments.semantic_cache.near_counts import Histogram, NearCounts
 
 Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
@@ -70,18 +71,16 @@ def near_listing(
 
 def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
     """The same as metrics."""
-    yield _counter(catalogue.CACHE_SEMANTIC_LOOKUPS, counts.verdicts)
-    yield _counter(
-        catalogue.CACHE_GUARD_REFUSALS, {(guard,): count for guard, count in counts.guards.items()}
-    )
-    yield _counter(catalogue.CACHE_JUDGEMENTS, counts.judgements)
+    yield family(catalogue.CACHE_SEMANTIC_LOOKUPS, counts.verdicts)
+    yield family(catalogue.CACHE_GUARD_REFUSALS, {(guard,): count for guard, count in counts.guards.items()})
+    yield family(catalogue.CACHE_JUDGEMENTS, counts.judgements)
     removals = {(reason.value,): count for reason, count in tier.store.removals.items()}
-    yield _counter(catalogue.CACHE_SEMANTIC_REMOVALS, removals)
-    yield _counter(catalogue.CACHE_SAVED_TOKENS, {(): counts.saved_tokens})
-    yield _counter(catalogue.CACHE_SAVED_SECONDS, {(): counts.saved_s})
-    yield _counter(catalogue.CACHE_SAVED_ENERGY, {(): counts.saved_energy_j})
-    yield _counter(catalogue.CACHE_SAVED_MONEY, {(): counts.saved_usd})
-    yield _counter(
+    yield family(catalogue.CACHE_SEMANTIC_REMOVALS, removals)
+    yield family(catalogue.CACHE_SAVED_TOKENS, {(): counts.saved_tokens})
+    yield family(catalogue.CACHE_SAVED_SECONDS, {(): counts.saved_s})
+    yield family(catalogue.CACHE_SAVED_ENERGY, {(): counts.saved_energy_j})
+    yield family(catalogue.CACHE_SAVED_MONEY, {(): counts.saved_usd})
+    yield family(
         catalogue.CACHE_SEMANTIC_DROPPED,
         {
             ("unread",): counts.unread,
@@ -92,10 +91,7 @@ def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
     )
     yield _histogram(catalogue.CACHE_SIMILARITY, counts.similarity)
     yield _histogram(catalogue.CACHE_HIT_AGE, counts.age_s)
-    silent = GaugeMetricFamily(
-        catalogue.CACHE_SILENT_TENANTS.name, catalogue.CACHE_SILENT_TENANTS.help, value=counts.silent_tenants
-    )
-    yield silent
+    yield family(catalogue.CACHE_SILENT_TENANTS, {(): counts.silent_tenants})
     reports = near_report(tier, counts)["categories"]
     for metric, field in (
         (catalogue.CACHE_SEMANTIC_ENTRIES, "entries"),
@@ -107,10 +103,7 @@ def near_families(tier: SemanticTier, counts: NearCounts) -> Families:
         (catalogue.CACHE_BREAK_EVEN, "break_even_hit_rate"),
         (catalogue.CACHE_QUOTA_USE, "quota_use"),
     ):
-        family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for category, report in reports.items():
-            family.add_metric([category], report[field])
-        yield family
+        yield family(metric, {(category,): report[field] for category, report in reports.items()})
 
 
 def _category(tier: SemanticTier, counts: NearCounts, category: str, entries: int) -> dict[str, Any]:
@@ -135,19 +128,12 @@ def _category(tier: SemanticTier, counts: NearCounts, category: str, entries: in
     }
 
 
-def _counter(metric: metrics.Metric, values: Any) -> CounterMetricFamily:
-    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(list(labels), value)
-    return family
-
-
 def _histogram(metric: metrics.Metric, values: Histogram) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    found = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     running = 0
     buckets: list[tuple[str, float]] = []
     for bound, count in zip([*map(str, values.bounds), "+Inf"], values.counts, strict=True):
         running += count
         buckets.append((bound, float(running)))
-    family.add_metric([], buckets=buckets, sum_value=values.sum)
-    return family
+    found.add_metric([], buckets=buckets, sum_value=values.sum)
+    return found

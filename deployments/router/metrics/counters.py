@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
 from cluster.entities.decision import DecisionRecord
@@ -23,6 +23,7 @@ from cluster.metrics import (
     requests,
     tenants,
 )
+from deployments.instruments import instrument
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
 from deployments.router.fleet.energy import EnergyEntry
@@ -46,19 +47,13 @@ class RouterMetrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._metrics: dict[str, Any] = {
-            metric.name: self._make(metric) for metric in _OURS if metric not in READ_WHEN_SCRAPED
+            metric.name: instrument(metric, self._registry)
+            for metric in _OURS
+            if metric not in READ_WHEN_SCRAPED
         }
         self._series: dict[tuple[str, ...], Any] = {}
         self._charged_j: defaultdict[tuple[str, EnergySource], float] = defaultdict(float)
         self._output_tokens: defaultdict[str, int] = defaultdict(int)
-
-    def _make(self, metric: Metric) -> Any:
-        if metric.kind == "histogram":
-            return Histogram(
-                metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
-            )
-        kind = Counter if metric.kind == "counter" else Gauge
-        return kind(metric.name, metric.help, metric.labels, registry=self._registry)
 
     def _get(self, metric: Metric) -> Any:
         return self._metrics[metric.name]

@@ -1,15 +1,15 @@
 """Metrics that are read off the router's state when somebody scrapes, rather than counted along the way."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from cluster.config import TidemillConfig
-from cluster.metrics import Metric, fleet, objectives, requests
+from cluster.metrics import fleet, objectives, requests
+from deployments.instruments import family
 from deployments.messages import PublishedPlan
 from deployments.router.fleet.demand import RouterDemand
 from deployments.router.fleet.view import FleetPicture
@@ -62,58 +62,44 @@ class StateMetrics(Collector):
         yield from self._objectives()
         if self._heard_at_s is not None:
             age_s = self._now_s() - self._heard_at_s
-            yield _gauge(objectives.FLEET_VIEW_AGE, {(): age_s})
+            yield family(objectives.FLEET_VIEW_AGE, {(): age_s})
         plan = self._picture.plan
         if plan is not None:
             yield from self._plan(plan)
 
     def _itl(self) -> HistogramMetricFamily:
-        family = HistogramMetricFamily(requests.ITL.name, requests.ITL.help, labels=requests.ITL.labels)
+        found = HistogramMetricFamily(requests.ITL.name, requests.ITL.help, labels=requests.ITL.labels)
         for path, gaps in self._gaps.items():
-            family.add_metric([path], buckets=gaps.buckets(), sum_value=gaps.sum_s)
-        return family
+            found.add_metric([path], buckets=gaps.buckets(), sum_value=gaps.sum_s)
+        return found
 
     def _objectives(self) -> Iterator[Family]:
-        yield _counter(objectives.SLO_REQUESTS, self._demand.results)
+        yield family(objectives.SLO_REQUESTS, self._demand.results)
         targets = {(name,): model.slo.attainment for name, model in self._config.models.items()}
-        yield _gauge(objectives.SLO_TARGET, targets)
+        yield family(objectives.SLO_TARGET, targets)
         classes = self._demand.totals().classes
         arrivals = {(found.model, found.workload_class): found.arrivals for found in classes}
-        yield _counter(objectives.DEMAND, Counter(arrivals))
+        yield family(objectives.DEMAND, Counter(arrivals))
 
     def _plan(self, plan: PublishedPlan) -> Iterator[Family]:
         age_s = max(0.0, self._wall_s() - plan.decided_at_s)
-        yield _gauge(fleet.PLAN_AGE, {(): age_s})
+        yield family(fleet.PLAN_AGE, {(): age_s})
         forecast = {}
         for found in plan.forecast:
             key = (found.model, found.workload_class)
             forecast[*key, "mean"] = found.arrivals_mean_per_s
             forecast[*key, "upper"] = found.arrivals_per_s
-        yield _gauge(objectives.FORECAST, forecast)
-        yield _gauge(objectives.PLAN_REASONS, {(reason.value,): 1.0 for reason in plan.reasons})
+        yield family(objectives.FORECAST, forecast)
+        yield family(objectives.PLAN_REASONS, {(reason.value,): 1.0 for reason in plan.reasons})
         reasons = {
             (target.pool, reason.value): 1.0 for target in plan.plan.pools for reason in target.reasons
         }
-        yield _gauge(objectives.POOL_PLAN_REASONS, reasons)
+        yield family(objectives.POOL_PLAN_REASONS, reasons)
         requested = {(pool.pool,): float(pool.replicas_wanted) for pool in plan.pools}
-        yield _gauge(objectives.REPLICAS_REQUESTED, requested)
+        yield family(objectives.REPLICAS_REQUESTED, requested)
         reported = {
             (pool.pool,): max(0.0, plan.decided_at_s - pool.reported_at_s)
             for pool in plan.pools
             if pool.reported_at_s is not None
         }
-        yield _gauge(objectives.REPORT_AGE, reported)
-
-
-def _gauge(metric: Metric, values: Mapping[Any, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(list(labels), value)
-    return family
-
-
-def _counter(metric: Metric, values: Counter[tuple[str, str]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(list(labels), value)
-    return family
+        yield family(objectives.REPORT_AGE, reported)
