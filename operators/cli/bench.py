@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from load_tests.client import Outcome, Target, parse_target
+from load_tests.client import Outcome, parse_target
 from load_tests.closed_loop import ClosedLoad, run_closed
 from load_tests.record import circumstances
 from load_tests.summary import as_row, summarise
@@ -54,7 +54,7 @@ def bench(load: ClosedLoad, *, url: str | None, json_output: bool) -> int:
     except ValueError as error:
         raise CliError(f"{error}; of a remote one, forward its port to this machine") from error
     load = load if load.model else ClosedLoad(**{**asdict(load), "model": first_model(base_url, key)})
-    outcomes, elapsed_s = asyncio.run(_run(target, load, key))
+    outcomes, elapsed_s = asyncio.run(run_closed(target, load, api_key=key))
     found = summarise(outcomes, elapsed_s=elapsed_s)
     places = _places(outcomes)
     if json_output:
@@ -75,10 +75,6 @@ def bench(load: ClosedLoad, *, url: str | None, json_output: bool) -> int:
     else:
         _show(Console(), load, found, places)
     return int(bool(found["failures"]))
-
-
-async def _run(target: Target, load: ClosedLoad, key: str | None) -> tuple[list[Outcome], float]:
-    return await run_closed(target, load, api_key=key)
 
 
 def _places(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
