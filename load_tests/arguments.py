@@ -1,6 +1,7 @@
 """Command line values, checked while they are read: every load is bounded and stays on this machine."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from load_tests.client import Target, parse_target
@@ -19,6 +20,14 @@ def bounded(kind: type[int] | type[float], least: float, most: float) -> Any:
         return value
 
     return read
+
+
+def existing_file(text: str) -> Path:
+    """An argparse type: a file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text}: no such file")
+    return path
 
 
 def loopback(url: str) -> Target:

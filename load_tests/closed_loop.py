@@ -13,7 +13,7 @@ from typing import Any
 
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
-from load_tests.command import Parser, exit_with, print_json, spelled
+from load_tests.command import Parser, exit_with, print_json, spelled, told_if_unanswered
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
 from load_tests.summary import as_row, summarise
@@ -107,8 +107,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run from the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; status 1 if nothing was answered."""
     options = _options(arguments)
     load = ClosedLoad(
         model=options.model,
@@ -131,6 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_json({**head, **circumstances(None), **facts, "rows": [row]})
     else:
         print_json({"test": "closed_loop", **facts, **summary})
+    return told_if_unanswered(summary["completed"] > 0, options.url.url)
 
 
 if __name__ == "__main__":

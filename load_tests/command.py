@@ -84,6 +84,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def told_if_unanswered(answered: bool, url: str) -> int:
+    """The exit status of a load, and a line if it tells nothing of the server but that it gave no answer."""
+    if not answered:
+        print(f"no request was answered by {url}", file=sys.stderr)
+    return int(not answered)
+
+
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
     """Run a benchmark and end the process with its status."""
     # A polite request to end runs the clean-up too, so that nothing is left behind.

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from cluster.config import TidemillConfig, parse_config
-from load_tests.arguments import bounded
+from load_tests.arguments import bounded, existing_file
 from load_tests.bench import BenchError, cluster, wait_for_answer
 from load_tests.client import Outcome, StreamClient, Target, parse_target
 from load_tests.command import Parser, exit_with, names_of, print_json, spelled
@@ -168,15 +168,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--slo-ttft", type=bounded(float, 0, 3600), default=3.0, help="seconds (%(default)s)")
     parser.add_argument("--slo-tpot", type=bounded(float, 0, 3600), default=0.2, help="seconds (%(default)s)")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="(%(default)s)")
+    parser.add_argument("--config", type=existing_file, default=CONFIG, help="(%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     try:
         given.ways = names_of(given.ways, WAYS, "way")
     except ValueError as error:
         parser.error(str(error))
-    if not given.config.is_file():
-        parser.error(f"{given.config}: no such file")
     return given
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from load_tests.arguments import bounded
+from cluster.config import ConfigError
+from load_tests.arguments import bounded, existing_file
 from load_tests.client import Outcome, Target
 from load_tests.closed_loop import ClosedLoad, run_closed
-from load_tests.command import Parser, exit_with, print_json, spelled
+from load_tests.command import Parser, exit_with, names_of, print_json, spelled
 from load_tests.peers.gateways import GATEWAYS
 from load_tests.peers.site import PEERS, Site, SiteError, measured_site
 from load_tests.record import circumstances
@@ -203,25 +204,27 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="install gateways that are not there, each into a virtual environment of its own "
         f"({', '.join(gateway.package for gateway in GATEWAYS)})",
     )
-    parser.add_argument("--modes", default=",".join(default.modes), help="(%(default)s)")
+    parser.add_argument("--modes", default=",".join(default.modes), help="whole answers, streams, or both")
     parser.add_argument(
-        "--concurrency", default=",".join(map(str, default.concurrencies)), help="(%(default)s)"
+        "--concurrency",
+        default=",".join(map(str, default.concurrencies)),
+        help="requests at a time, with commas",
     )
-    parser.add_argument("--rounds", type=bounded(int, 1, 100), default=default.rounds, help="(%(default)s)")
+    parser.add_argument(
+        "--rounds", type=bounded(int, 1, 100), default=default.rounds, help="of all gateways in turn"
+    )
     parser.add_argument(
         "--arm-s", type=bounded(float, 0.1, 60), default=default.arm_s, help="seconds of each (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="of the prompts (%(default)s)")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="of the cluster (%(default)s)")
+    parser.add_argument("--config", type=existing_file, default=CONFIG, help="of the cluster (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
-    given.peers = list(PEERS) if given.peers == "all" else given.peers.split(",")
-    unknown = [name for name in given.peers if name not in PEERS]
-    if unknown:
-        parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    given.modes = tuple(given.modes.split(","))
-    if set(given.modes) - set(default.modes):
-        parser.error(f"--modes: there are {', '.join(default.modes)}")
+    try:
+        given.peers = names_of(given.peers, PEERS, "peer")
+        given.modes = tuple(names_of(given.modes, default.modes, "mode"))
+    except ValueError as error:
+        parser.error(str(error))
     try:
         read = bounded(int, 1, 256)
         given.concurrency = tuple(read(text) for text in given.concurrency.split(","))
@@ -250,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = circumstances(given.config)
     try:
         rows, absent = asyncio.run(_measure(given, plan))
-    except SiteError as error:
+    except (SiteError, ConfigError) as error:
         sys.exit(f"gateway_overhead: {error}")
     if given.json:
         result = {

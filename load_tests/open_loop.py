@@ -18,7 +18,7 @@ from typing import Any
 from cluster.simulation.traffic.trace import TraceError
 from load_tests.arguments import bounded, loopback
 from load_tests.client import Outcome, StreamClient, Target
-from load_tests.command import Parser, exit_with, print_json, spelled
+from load_tests.command import Parser, exit_with, print_json, spelled, told_if_unanswered
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
 from load_tests.summary import as_row, goodput, spread, summarise
@@ -200,8 +200,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run from the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; status 1 if nothing was answered."""
     options = _options(arguments)
     load = OpenLoad(
         model=options.model,
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         arrivals = _arrivals(options)
     except TraceError as error:
-        sys.exit(str(error))
+        sys.exit(f"open_loop: {error}")
     print(f"open loop to {options.url.url} for at most {load.duration_s:g} s", file=sys.stderr)
     run = asyncio.run(run_open(options.url, arrivals, load))
     source = str(options.trace.name) if options.trace else f"poisson {options.rate:g}/s"
@@ -231,6 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_json({**head, **circumstances(None), **facts, "rows": [row]})
     else:
         print_json({"test": "open_loop", **facts, **result})
+    return told_if_unanswered(result["completed"] > 0, options.url.url)
 
 
 def _arrivals(options: argparse.Namespace) -> Iterable[Arrival]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from load_tests.arguments import bounded, loopback
+from load_tests.arguments import bounded, existing_file, loopback
 from load_tests.client import Outcome, StreamClient, Target
 from load_tests.closed_loop import ClosedLoad, run_closed
 from load_tests.command import Parser, exit_with, print_json, spelled
@@ -196,7 +196,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-tokens", type=bounded(int, 1, 1000), default=default.output_tokens)
     parser.add_argument("--unary-requests", type=bounded(int, 20, 10_000), default=default.unary_requests)
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--config", type=Path, help="what the cluster was started with; its hash is recorded")
+    parser.add_argument(
+        "--config", type=existing_file, help="what the cluster was started with; its hash is recorded"
+    )
     parser.add_argument("--engine-origin", default="given", help="what --engine-url is; recorded")
     parser.add_argument("--results", type=Path, default=RESULTS, help="one more line goes here")
     parser.add_argument("--json", action="store_true", help="the result in the form of all benchmarks")

@@ -18,9 +18,9 @@ from typing import Any
 
 from cluster.simulation.traffic.open import open_trace
 from cluster.simulation.traffic.trace import Trace, TraceError
-from load_tests.arguments import bounded, loopback
+from load_tests.arguments import bounded, existing_file, loopback
 from load_tests.client import Outcome, StreamClient, Target
-from load_tests.command import Parser, exit_with, print_json, spelled
+from load_tests.command import Parser, exit_with, print_json, spelled, told_if_unanswered
 from load_tests.open_loop import DURATION_MAX_S, REQUESTS_MAX, Due, drive
 from load_tests.prompts import prompt_of_blocks, unique_prompt
 from load_tests.record import append_result, circumstances
@@ -135,7 +135,14 @@ def _tenant(text: str) -> Tenant:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Replay(model="")
     parser = Parser(prog="python -m load_tests.replay", description=__doc__.split("\n")[0])
-    parser.add_argument("--trace", type=Path, action="append", required=True, metavar="FILE")
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="formats: load_tests/data.md; repeat for archives of one service",
+    )
     parser.add_argument("--url", type=loopback, required=True, help="for example http://127.0.0.1:8000/v1")
     parser.add_argument("--model", default="auto", help="what is asked for (%(default)s)")
     parser.add_argument("--rate", type=bounded(float, 1e-6, 1e5), help="mean requests per second")
@@ -147,8 +154,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=bounded(float, 0.1, DURATION_MAX_S),
         help="seconds to send for; the rest of the trace is left out",
     )
-    parser.add_argument("--requests-max", type=bounded(int, 1, REQUESTS_MAX))
-    parser.add_argument("--warm-up-s", type=bounded(float, 0, 3600), default=default.warm_up_s)
+    parser.add_argument("--requests-max", type=bounded(int, 1, REQUESTS_MAX), help="take so many at most")
+    parser.add_argument(
+        "--warm-up-s",
+        type=bounded(float, 0, 3600),
+        default=default.warm_up_s,
+        help="seconds at the beginning that do not count",
+    )
     parser.add_argument(
         "--tenant",
         type=_tenant,
@@ -161,19 +173,53 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--slo-itl", type=bounded(float, 0, 3600), help="seconds, for an answer's longest gap"
     )
-    parser.add_argument("--in-flight-max", type=bounded(int, 1, 10_000), default=default.in_flight_max)
-    parser.add_argument("--prompt-tokens-max", type=bounded(int, 1, 10**6), default=default.prompt_tokens_max)
-    parser.add_argument("--output-tokens-max", type=bounded(int, 1, 10**6), default=default.output_tokens_max)
-    parser.add_argument("--bytes-per-token", type=bounded(float, 0.5, 16), default=default.bytes_per_token)
-    parser.add_argument("--timeout", type=bounded(float, 0.1, 3600), default=default.timeout_s)
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--config", type=Path, help="what the server was started with; its hash is recorded")
+    _limits(parser, default)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=default.seed,
+        help="of prompts and, where the format leaves it open, of arrivals",
+    )
+    parser.add_argument(
+        "--config", type=existing_file, help="what the server was started with; its hash is recorded"
+    )
     parser.add_argument(
         "--results", type=Path, metavar="FILE.jsonl", help="a line for the run and each request"
     )
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="a page with tables and plots")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser.parse_args(arguments)
+
+
+def _limits(parser: argparse.ArgumentParser, default: Replay) -> None:
+    """Bounds on what is sent."""
+    parser.add_argument(
+        "--in-flight-max",
+        type=bounded(int, 1, 10_000),
+        default=default.in_flight_max,
+        help="what would be more is not sent and counts as failed",
+    )
+    parser.add_argument(
+        "--prompt-tokens-max",
+        type=bounded(int, 1, 10**6),
+        default=default.prompt_tokens_max,
+        help="longer ones are cut to this",
+    )
+    parser.add_argument(
+        "--output-tokens-max",
+        type=bounded(int, 1, 10**6),
+        default=default.output_tokens_max,
+        help="longer ones are cut to this",
+    )
+    parser.add_argument(
+        "--bytes-per-token",
+        type=bounded(float, 0.5, 16),
+        default=default.bytes_per_token,
+        help="of the served model's tokenizer",
+    )
+    parser.add_argument(
+        "--timeout", type=bounded(float, 0.1, 3600), default=default.timeout_s, help="seconds for one request"
+    )
 
 
 def _trace(given: argparse.Namespace) -> Trace:
@@ -192,7 +238,7 @@ def _trace(given: argparse.Namespace) -> Trace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line."""
+    """Run from the command line; status 1 if nothing was answered."""
     given = _options(arguments)
     plan = Replay(
         model=given.model,
@@ -208,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         trace = _trace(given)
     except TraceError as error:
-        sys.exit(str(error))
+        sys.exit(f"replay: {error}")
     tenants = given.tenant or [Tenant(name="everybody", share=1.0)]
     print(f"{len(trace)} requests in {trace.duration_s:.0f} s to {given.url.url}", file=sys.stderr)
     facts = circumstances(given.config)
@@ -235,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_json(result)
     else:
         print(_table(result["rows"]))
-    return 0
+    return told_if_unanswered(any(one.outcome.ok for one in done), given.url.url)
 
 
 def _table(found: Sequence[dict[str, Any]]) -> str:

@@ -160,6 +160,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with httpx.Client(base_url=options.url, timeout=_TIMEOUT_S) as http:
             found = list(rows(http, options.models, options))
+    except httpx.HTTPStatusError as error:
+        sys.exit(
+            f"two_models: {error.request.url} answered {error.response.status_code}: {error.response.text}"
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         sys.exit(f"two_models: {options.url}: {error}")
     if not options.json:

@@ -94,7 +94,8 @@ def _banking(file: Path) -> Iterator[Prompt]:
 def _clinc(file: Path, domains: Path | None) -> Iterator[Prompt]:
     """Out-of-scope utterances each have an answer of their own: nothing else is right for them."""
     parts = json_document(file)
-    if not isinstance(parts, dict) or not all(isinstance(parts.get(name), list) for name in _CLINC_PARTS):
+    there = [name for name in _CLINC_PARTS if isinstance(parts, dict) and isinstance(parts.get(name), list)]
+    if not any(parts[name] for name in there):
         raise FileError(f"{file}: expected an object with lists {', '.join(_CLINC_PARTS)}")
     of_intent: dict[str, str] = {}
     if domains is not None:
@@ -102,7 +103,7 @@ def _clinc(file: Path, domains: Path | None) -> Iterator[Prompt]:
         if not isinstance(listed, dict):
             raise FileError(f"{domains}: expected an object with the intents of each domain")
         of_intent = {intent: domain for domain, intents in listed.items() for intent in intents}
-    for name in _CLINC_PARTS:
+    for name in there:
         for text, intent in parts[name]:
             if intent == "oos":
                 yield Prompt(text=text, answer=f"oos:{text}", category="out_of_scope")

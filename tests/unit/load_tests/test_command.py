@@ -73,6 +73,20 @@ def test_a_command_can_be_typed_again():
     assert spelled("x", []) == "python -m load_tests.x"
 
 
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [
+        ("gateway_overhead", []),
+        ("disaggregation", []),
+        ("replay", ["--trace", "t", "--url", "http://127.0.0.1:1/v1"]),
+    ],
+)
+def test_a_configuration_that_is_not_there_is_named(module, more, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        import_module(f"load_tests.{module}").main([*more, "--config", "/nowhere.yaml"])
+    assert "--config: /nowhere.yaml: no such file" in capsys.readouterr().err
+
+
 def test_an_interrupt_is_a_line_and_a_status(capsys, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 

@@ -109,7 +109,7 @@ def pareto(count=12, **changed):
         ),
         (
             pareto(arms={"small": {"reward": 1}, "large": {"reward": 1, "cost": 1}}),
-            "line 6: cost of 'small': None",
+            "line 6: no cost of 'small'",
         ),
         ([{**row, "arms": {"small": {"reward": 1, "cost": 1}}} for row in pareto()], "1 models"),
         (
@@ -145,6 +145,12 @@ def test_labels_of_pairs_may_be_numbers_in_quotes(path):
     pairs = [{"text_a": f"a{at}", "text_b": f"b{at}", "label": "0"} for at in range(9)]
     found = sample(lines(path, pairs), "qqp", texts_max=100, seed=0)
     assert len({prompt.answer for prompt in found}) == len(found) == 18
+
+
+def test_parts_of_clinc150_that_are_not_there_are_left_out(path):
+    path.write_text(json.dumps({"val": [["how old are you", "age"]]}), encoding="utf-8")
+    (prompt,) = sample(path, "clinc150", texts_max=10, seed=0)
+    assert (prompt.text, prompt.answer) == ("how old are you", "clinc150:age")
 
 
 @pytest.mark.parametrize(
