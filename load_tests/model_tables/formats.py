@@ -45,9 +45,27 @@ def paretobandit(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
     """
     lines = list(json_rows(path, ("prompt", "source", "arms")))
     models = tuple(lines[0][1]["arms"])
-    answers = [_answers(path, number, line["arms"], models) for number, line in lines]
-    quality = np.array([_numbers(path, number, models, found, "reward") for number, found in answers])
-    cost_usd = np.array([_numbers(path, number, models, found, "cost") for number, found in answers])
+    quality, cost_usd = [], []
+    for number, line in lines:
+        where = f"{path}: line {number}"
+        answers = [_entry(line["arms"], model, f"{where}: no answer of {model!r}") for model in models]
+        quality.append(
+            [
+                _quality(
+                    _entry(answer, "reward", f"{where}: no reward of {model!r}"),
+                    f"{where}: reward of {model!r}",
+                )
+                for model, answer in zip(models, answers, strict=True)
+            ]
+        )
+        cost_usd.append(
+            [
+                number_of(
+                    _entry(answer, "cost", f"{where}: no cost of {model!r}"), f"{where}: cost of {model!r}"
+                )
+                for model, answer in zip(models, answers, strict=True)
+            ]
+        )
     prompts = tuple(str(line["prompt"]) for _, line in lines)
     return ModelTable(
         name=path.name,
@@ -55,9 +73,9 @@ def paretobandit(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
         prompts=prompts,
         categories=tuple(str(line["source"]) for _, line in lines),
         prompt_tokens=_tokens(prompts),
-        quality=quality,
-        cost_usd=cost_usd,
-        energy_j=energy_from_price(cost_usd),
+        quality=np.array(quality),
+        cost_usd=np.array(cost_usd),
+        energy_j=energy_from_price(np.array(cost_usd)),
         energy_source=FROM_PRICE,
         cost_source="as published with the answers",
     )
@@ -82,11 +100,17 @@ def mmlu_pro(path: Path, companions: Mapping[str, Path]) -> ModelTable:
         if row in questions and all(taken) and all(lengths):
             ids.append(row)
             where = f"{path}: question {row}"
-            quality.append([number_of(value, where) for value in taken])
+            quality.append([_quality(value, where) for value in taken])
             output.append([number_of(value, where) for value in lengths])
     if not ids:
         raise TableError(f"{path}: no question that all of {', '.join(models)} have answered")
-    prompt_tokens = np.array([float(questions[row]["prompt_tokens"]) for row in ids])
+    asked = companions["questions"]
+    prompt_tokens = np.array(
+        [
+            number_of(questions[row]["prompt_tokens"], f"{asked}: prompt_tokens of question {row}")
+            for row in ids
+        ]
+    )
     sizes = [size_in_name(model) for model in models]
     output_tokens = np.array(output)
     return ModelTable(
@@ -112,13 +136,17 @@ def llmrouter(path: Path, companions: Mapping[str, Path]) -> ModelTable:
     lines = list(json_rows(path, ("task", "query", "scores")))
     models = tuple(sorted(lines[0][1]["scores"]))
     listed = json_document(companions["models"])
-    unlisted = [model for model in models if model not in listed]
-    if unlisted:
-        raise TableError(f"{companions['models']}: lists no {unlisted[0]!r}")
+    sizes, prices = [], []
+    for model in models:
+        where = f"{companions['models']}: {model!r}"
+        entry = _entry(listed, model, f"{companions['models']}: lists no {model!r}")
+        sizes.append(_listed_size(_entry(entry, "size", f"{where}: no size"), where))
+        prices.append(
+            number_of(_entry(entry, "output_price", f"{where}: no output_price"), f"{where}: output_price")
+        )
     prompts = tuple(str(line["query"]) for _, line in lines)
     prompt_tokens = _tokens(prompts)
     output_tokens = np.full((len(prompts), len(models)), _LLMROUTER_OUTPUT_TOKENS)
-    sizes = [str(listed[model]["size"]).lower() for model in models]
     return ModelTable(
         name=path.name,
         models=models,
@@ -128,9 +156,7 @@ def llmrouter(path: Path, companions: Mapping[str, Path]) -> ModelTable:
         quality=np.array(
             [[_score(path, number, line["scores"], model) for model in models] for number, line in lines]
         ),
-        cost_usd=_priced(
-            [float(listed[model]["output_price"]) for model in models], prompt_tokens, output_tokens
-        ),
+        cost_usd=_priced(prices, prompt_tokens, output_tokens),
         energy_j=_energies(sizes, prompt_tokens, output_tokens),
         energy_source=f"{SOURCE}; every answer counts as 200 tokens",
         cost_source="list prices; every answer counts as 200 tokens",
@@ -166,7 +192,7 @@ def routellm(path: Path, _companions: Mapping[str, Path]) -> ModelTable:
         prompt_tokens=prompt_tokens,
         quality=np.array(
             [
-                [number_of(line[model], f"{path}: line {number}: {model}") for model in ("mixtral", "gpt4")]
+                [_quality(line[model], f"{path}: line {number}: {model}") for model in ("mixtral", "gpt4")]
                 for number, line in lines
             ]
         ),
@@ -227,24 +253,30 @@ def _sibling(path: Path, part: str, other: str, endings: tuple[str, ...]) -> Pat
     return next((file for file in found if file.exists()), found[0])
 
 
-def _answers(path: Path, number: int, arms: Any, models: tuple[str, ...]) -> tuple[int, Mapping[str, Any]]:
-    """What a line of ParetoBandit's says of the models of the first one."""
-    lacking = [model for model in models if not isinstance(arms, dict) or model not in arms]
-    if lacking:
-        raise TableError(f"{path}: line {number}: no answer of {lacking[0]!r}, which the first line has")
-    return number, arms
+def _entry(found: Any, key: str, lacking: str) -> Any:
+    """What an object holds under a key; `lacking` is what to say of one that has it not."""
+    if not isinstance(found, dict) or key not in found:
+        raise TableError(lacking)
+    return found[key]
 
 
-def _numbers(
-    path: Path, number: int, models: tuple[str, ...], answers: Mapping[str, Any], key: str
-) -> list[float]:
-    return [
-        number_of(answers[model].get(key), f"{path}: line {number}: {key} of {model!r}") for model in models
-    ]
+def _quality(value: Any, where: str) -> float:
+    quality = number_of(value, where)
+    if not 0 <= quality <= 1:
+        raise TableError(f"{where}: {quality:g} is no quality between 0 and 1")
+    return quality
 
 
-def _score(path: Path, number: int, scores: Mapping[str, Any], model: str) -> float:
-    return number_of(scores.get(model), f"{path}: line {number}: score of {model!r}")
+def _score(path: Path, number: int, scores: Any, model: str) -> float:
+    where = f"{path}: line {number}"
+    return _quality(_entry(scores, model, f"{where}: no score of {model!r}"), f"{where}: score of {model!r}")
+
+
+def _listed_size(size: Any, where: str) -> str:
+    try:
+        return size_in_name(str(size))
+    except TableError as error:
+        raise TableError(f"{where}: {size!r} is no size") from error
 
 
 def _measured_models(path: Path, *columns: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:

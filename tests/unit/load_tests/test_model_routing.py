@@ -153,18 +153,15 @@ def test_budget_rows_say_what_was_spent_and_whether_one_model_was_better(tmp_pat
         assert row["dominated"] == (row["quality_over_cheaper_single"] < 0)
 
 
-def test_who_starts_from_nothing_may_be_led_along_the_whole_table(tmp_path, capsys):
+@pytest.mark.parametrize(("stream", "cold"), [("test", ROWS // 2), ("whole", ROWS)])
+def test_who_starts_from_nothing_may_be_led_along_the_whole_table(stream, cold, tmp_path, capsys):
     table = str(paretobandit(tmp_path))
     arguments = ["--table", table, "--format", "paretobandit", "--features", "tfidf", "--policies", "ridge"]
-    arguments += ["--cases", "budgets", "--seeds", "1"]
-    half, whole = (run(capsys, *arguments, "--stream", stream)["rows"] for stream in ("test", "whole"))
-    # a try costs a share of the stream, so that the loss by one is halved where the stream is twice as long
-    tries = [
-        {row["start"]: row["lost_by_a_try_of_the_cheapest"] for row in rows if row["case"] == "budget-usd-6"}
-        for rows in (half, whole)
-    ]
-    assert tries[1]["cold"] < 0.75 * tries[0]["cold"]
-    assert [row for row in half if row["start"] == "warm"] == [row for row in whole if row["start"] == "warm"]
+    rows = run(capsys, *arguments, "--cases", "online", "--seeds", "1", "--stream", stream)["rows"]
+    requests = {
+        row["start"]: round(row["regret"] / row["regret_per_request"]) for row in rows if "start" in row
+    }
+    assert requests == {"cold": cold, "warm": ROWS // 2}
 
 
 def test_a_judge_that_errs_more_makes_the_cascade_worse(tmp_path, capsys):
@@ -199,6 +196,87 @@ def test_a_row_that_a_model_did_not_answer_is_left_out(tmp_path):
     with gzip.open(table, "wt", encoding="utf-8") as file:
         file.write("\n".join(lines))
     assert len(read_table(table, "mmlu_pro", {})) == ROWS - 1
+
+
+def changed(path, change, line=4):
+    """The file with one of its JSON lines changed."""
+    rows = [json.loads(text) for text in gzip.decompress(path.read_bytes()).splitlines()]
+    change(rows[line])
+    return write_lines(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("paretobandit", lambda row: row["arms"]["small"].update(reward=90), "line 5: reward of 'small': 90"),
+        ("paretobandit", lambda row: row["arms"].update(small=3), "line 5: no reward of 'small'"),
+        ("llmrouter", lambda row: row["scores"].pop("tiny-2b"), "line 5: no score of 'tiny-2b'"),
+        ("llmrouter", lambda row: row.update(scores=[1]), "line 5: no score of 'huge-70b'"),
+        (
+            "llmrouter",
+            lambda row: row["scores"].update({"tiny-2b": None}),
+            "line 5: score of 'tiny-2b': None",
+        ),
+        ("routellm", lambda row: row.update(gpt4=7), "line 5: gpt4: 7 is no quality"),
+        ("routellm", lambda row: row.update(gpt4=None), "line 5: gpt4: None is no number"),
+    ],
+)
+def test_a_damaged_line_is_named(kind, change, said, tmp_path):
+    with pytest.raises(TableError) as raised:
+        read_table(changed(WRITERS[kind](tmp_path), change), kind, {})
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"output_price": 1}, "'tiny-2b': no size"),
+        ({"size": "huge", "output_price": 1}, "'tiny-2b': 'huge' is no size"),
+        ({"size": "2B"}, "'tiny-2b': no output_price"),
+        ({"size": "2B", "output_price": "free"}, "'tiny-2b': output_price: 'free' is no number"),
+    ],
+)
+def test_a_listed_model_without_size_or_price_is_named(entry, said, tmp_path):
+    table = llmrouter(tmp_path)
+    listed = tmp_path / "llmrouter_models.json"
+    listed.write_text(json.dumps({"huge-70b": {"size": "70B", "output_price": 1}, "tiny-2b": entry}))
+    with pytest.raises(TableError, match=r"llmrouter_models\.json") as raised:
+        read_table(table, "llmrouter", {})
+    assert said in str(raised.value)
+
+
+def test_a_question_without_its_length_is_named(tmp_path):
+    table = mmlu_pro(tmp_path)
+    changed(tmp_path / "set_questions.jsonl.gz", lambda row: row.update(prompt_tokens=None))
+    with pytest.raises(TableError, match=r"set_questions.*prompt_tokens of question 4: None"):
+        read_table(table, "mmlu_pro", {})
+
+
+@pytest.mark.parametrize("count", [2, 12])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_tiny_table_of_few_or_many_models_in_any_order_is_compared(count, packed, tmp_path, capsys):
+    chance = np.random.default_rng(count)
+    lines = [
+        {
+            "source": topic,
+            "arms": {
+                f"model-{n}": {"cost": 1e-5 * 2.0**n, "reward": float(chance.random())}
+                for n in chance.permutation(count)
+            },
+            "prompt": prompt,
+        }
+        for (topic, prompt, _), _ in zip(prompts(), range(20), strict=False)
+    ]
+    table = write_lines(tmp_path / "rewards.jsonl.gz", lines)
+    if not packed:
+        table.with_suffix("").write_bytes(gzip.decompress(table.read_bytes()))
+        table = table.with_suffix("")
+    arguments = ["--table", str(table), "--format", "paretobandit", "--features", "tfidf"]
+    result = run(capsys, *arguments, "--policies", "linucb", "--seeds", "1")
+    assert len(result["models"]) == count
+    assert {row["case"].split("-")[0] for row in result["rows"]} == {"offline", "online", "budget", "phases"}
+    numbers = [value for row in result["rows"] for value in row.values() if isinstance(value, float)]
+    assert np.isfinite(numbers).all()
 
 
 @pytest.mark.parametrize(
