@@ -200,7 +200,7 @@ class ModelRouter:
             energy_j=energy_j or 0.0,
             ttft_s=ttft_s,
             usable=usable,
-            asked=0 if cost_usd and energy_j else self._asked[model],
+            asked=0 if energy_j else self._asked[model],
         )
 
     def _profile_energy(self, view: ReplicaView) -> MarginalEnergy:
