@@ -52,8 +52,10 @@ def load_config(path: Path) -> TidemillConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read: not UTF-8 text") from error
     return parse_config(text, origin=str(path))
 
 
@@ -66,7 +68,8 @@ def parse_config(text: str, *, origin: str = "configuration") -> TidemillConfig:
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derives from SafeLoader
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {error}") from error
+        where = str(error).replace('in "<unicode string>", line', "line")
+        raise ConfigError(f"{origin}: not valid YAML: {where}") from error
     except RecursionError as error:
         raise ConfigError(f"{origin}: not valid YAML: nested too deeply") from error
     if not isinstance(data, dict):

@@ -23,6 +23,7 @@ from cluster.policy.routing.models.interface import ModelPolicy
 from cluster.policy.routing.models.policies import model_policy
 from cluster.replay import DecisionLogError
 from cluster.replay.model_choices import LoggedOutcome, ModelLog, read_model_log
+from operators.cli.configuration import config_refused
 from operators.cli.console import CliError
 
 _METRICS: dict[str, Callable[[LoggedOutcome], float | None]] = {
@@ -155,7 +156,11 @@ def _read(paths: tuple[Path, ...]) -> ModelLog:
             return read_model_log(
                 (str(file), opened.enter_context(file.open(encoding="utf-8"))) for file in files
             )
-    except (OSError, UnicodeDecodeError, DecisionLogError) as error:
+    except OSError as error:
+        raise CliError(f"{error.filename}: {error.strerror or error}", exit_code=2) from error
+    except UnicodeDecodeError as error:
+        raise CliError(f"{', '.join(map(str, paths))}: not UTF-8 text", exit_code=2) from error
+    except DecisionLogError as error:
         raise CliError(str(error), exit_code=2) from error
 
 
@@ -171,8 +176,10 @@ def _policy(name: str, config_path: Path | None, log: ModelLog) -> tuple[ModelPo
             # It is a state of the configured policy, which is not always the one to judge.
             if learnt and config.routing.models.policy == name:
                 warm_start = Path(learnt).read_bytes()
-        except (OSError, ConfigError) as error:
-            raise CliError(f"{config_path}: {error}", exit_code=2) from error
+        except ConfigError as error:
+            raise config_refused(error) from error
+        except OSError as error:
+            raise CliError(f"{error.filename}: {error.strerror or error}", exit_code=2) from error
         routing, models = config.routing.models, tuple(config.models)
     try:
         chosen = ModelRoutingConfig.model_validate({**routing.model_dump(), "policy": name})

@@ -1,6 +1,6 @@
 """`tidemill plan`: which fleet serves a trace within its objectives, by cost and by energy."""
 
-import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,8 @@ from cluster.config import ConfigError, TidemillConfig, load_config
 from cluster.simulation.experiment import spread
 from cluster.simulation.planning import FleetResult, PlanRequest, evaluate, plan_fleets
 from cluster.simulation.traffic.trace import TraceError
+from load_tests.command import print_json
+from load_tests.record import circumstances
 from operators.cli.console import CliError
 from operators.cli.simulate import TrafficOptions, check_picture
 
@@ -73,7 +75,7 @@ def plan(
 
         plot_front(found, plot)
     if json_output:
-        print(json.dumps(_json(config_path, options, found, others)))
+        print_json(_json(config_path, options, found, others))
     else:
         console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
         _print(console, config, model, found, others)
@@ -110,7 +112,8 @@ def _json(
     case = "+".join(options.traces)
     return {
         "benchmark": "plan",
-        "config": str(config_path),
+        "command": shlex.join(["tidemill", *sys.argv[1:]]),
+        **circumstances(config_path),
         "rows": [
             {"case": case, "policy": kind, "instances": result.instances, **asdict(result)}
             for kind, results in (("plan", found), ("given", others))

@@ -11,6 +11,7 @@ from cluster.policy.provisioning.policies import POLICIES
 from cluster.replay import DecisionLogError, read_log, redecide
 from cluster.replay.provisioning import redecide_log
 from cluster.simulation.solver_output import solver_output_on_stderr
+from operators.cli.configuration import config_refused
 from operators.cli.console import CliError
 
 _SHOWN = 10
@@ -38,7 +39,13 @@ def replay(log: Path, *, config_path: Path | None, policy: str | None, json_outp
                     raise CliError("--policy is for the provisioner's log", exit_code=2)
                 config = load_config(config_path) if config_path else None
                 found = list(_requests(lines, config))
-    except (OSError, UnicodeDecodeError, ConfigError, DecisionLogError) as error:
+    except OSError as error:
+        raise CliError(f"{log}: {error.strerror or error}", exit_code=2) from error
+    except UnicodeDecodeError as error:
+        raise CliError(f"{log}: not UTF-8 text", exit_code=2) from error
+    except ConfigError as error:
+        raise config_refused(error) from error
+    except DecisionLogError as error:
         raise CliError(f"{log}: {error}", exit_code=2) from error
     different = [entry for entry in found if entry["difference"]]
     if json_output:

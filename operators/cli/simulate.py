@@ -1,7 +1,7 @@
 """`tidemill simulate`: a fleet under a trace, in virtual time, with the policies of the live cluster."""
 
-import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from cluster.simulation.experiment import Case, Traffic, figures, run_case, spre
 from cluster.simulation.report import Report
 from cluster.simulation.solver_output import solver_output_on_stderr
 from cluster.simulation.traffic.trace import TraceError
+from load_tests.command import print_json
+from load_tests.record import circumstances
 from operators.cli.console import CliError
 
 _SHOWN = (
@@ -119,7 +121,8 @@ def simulate(
         for case, report in zip(cases, reports, strict=True)
     ]
     if json_output:
-        print(json.dumps({"benchmark": "simulate", "config": str(config_path), "rows": rows}))
+        command = shlex.join(["tidemill", *sys.argv[1:]])
+        print_json({"benchmark": "simulate", "command": command, **circumstances(config_path), "rows": rows})
         return
     Console().print(_table(rows, name, reports))
 

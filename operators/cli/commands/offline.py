@@ -22,11 +22,15 @@ FleetOption = Annotated[
 RateOption = Annotated[
     float | None, typer.Option("--rate", help="Mean requests per second, in place of the trace's own.")
 ]
-StartOption = Annotated[float, typer.Option("--start-s", help="Where in the trace to begin, in seconds.")]
-DurationOption = Annotated[
-    float | None, typer.Option("--duration-s", help="How much of the trace to take, in seconds.")
+StartOption = Annotated[
+    float, typer.Option("--start-s", min=0.0, help="Where in the trace to begin, in seconds.")
 ]
-RequestsOption = Annotated[int | None, typer.Option("--requests-max", help="Take so many requests at most.")]
+DurationOption = Annotated[
+    float | None, typer.Option("--duration-s", min=1e-3, help="How much of the trace to take, in seconds.")
+]
+RequestsOption = Annotated[
+    int | None, typer.Option("--requests-max", min=1, help="Take so many requests at most.")
+]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Draw a picture: a .png, .svg, .pdf or .html file.")
 ]
@@ -39,7 +43,7 @@ def simulate(
         str | None,
         typer.Option("--policy", help="Provisioning policy, or `fixed`.", show_default="provisioning.policy"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="First seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 1,
     rate: RateOption = None,
     start_s: StartOption = 0.0,
