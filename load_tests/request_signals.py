@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m load_tests.request_signals", description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=bounded(int, 100, 1_000_000), default=2000, help="timed per seed")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5)
-    parser.add_argument("--labelled", type=Path, help="gzipped JSON lines with `text` and `language`")
+    parser.add_argument("--labelled", type=Path, help="JSON lines with `text` and `language`")
     parser.add_argument(
-        "--failures", type=Path, nargs="+", default=[], help="gzipped JSON lines with `text` and `failure`"
+        "--failures", type=Path, nargs="+", default=[], help="JSON lines with `text` and `failure`"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
