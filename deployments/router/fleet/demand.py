@@ -3,6 +3,7 @@
 from collections import Counter
 
 from cluster.config import TidemillConfig
+from cluster.config.pools import SimulatedEngine
 from cluster.entities.decision import DecisionRecord
 from cluster.entities.fleet import DemandWindow, ModelBacklog
 from cluster.entities.routing import Path
@@ -17,13 +18,21 @@ class RouterDemand:
         self._config = config
         self._router_id = router_id
         self._tally = DemandTally(config)
+        self._longest_tokens = {
+            model: longest for model in config.models if (longest := _longest_tokens(config, model))
+        }
+        """Of prompts that a model's engines take, where all of its pools say so."""
         self._total = DemandWindow(started_at_s=0.0, ended_at_s=0.0)
         self.results: Counter[tuple[str, str]] = Counter()
         """Requests by model and what their users got: `met` or `missed` objectives, or `failed`."""
 
     def arrived(self, model: str, prompt_tokens: int) -> None:
-        """A request needs an engine."""
-        self._tally.arrived(model, prompt_tokens)
+        """A request needs an engine.
+
+        A prompt that is too long for all engines is refused by the first one. Counted as long as it is, a
+        single one would wake the whole fleet.
+        """
+        self._tally.arrived(model, min(prompt_tokens, self._longest_tokens.get(model, prompt_tokens)))
 
     def finished(self, record: DecisionRecord) -> None:
         """A request is over."""
@@ -66,3 +75,15 @@ class RouterDemand:
         """The sums so far, and what waits now by model."""
         backlog = tuple(ModelBacklog(model=model, requests=count) for model, count in sorted(waiting.items()))
         return DemandReport(router_id=self._router_id, classes=self.totals().classes, backlog=backlog)
+
+
+def _longest_tokens(config: TidemillConfig, model: str) -> int | None:
+    pools = [pool for pool in config.pools.values() if pool.model == model]
+    said = [
+        pool.engine.max_model_len
+        if isinstance(pool.engine, SimulatedEngine)
+        else pool.engine.args.get("max_model_len")
+        for pool in pools
+    ]
+    lengths = [length for length in said if isinstance(length, int) and length > 0]
+    return max(lengths) if lengths and len(lengths) == len(pools) else None
