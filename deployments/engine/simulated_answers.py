@@ -341,7 +341,7 @@ class _ResponseEvents:
             + self._event("response.in_progress", begun)
             + _told_prompt(self._draft)
             + self._event("response.output_item.added", item)
-            + self._event("response.content_part.added", {**self._at, "part": _part("")})
+            + self._event("response.content_part.added", {**self._at, "part": {**_part(""), "logprobs": []}})
         )
 
     def tokens(self, choice: int, start: int, stop: int) -> bytes:

@@ -108,6 +108,10 @@ async def test_responses_in_both_forms(client):
     ):
         if last.type == "response.output_text.delta":
             deltas.append(last.delta)
+        if last.type == "response.content_part.added":
+            assert last.part.logprobs == [], "vLLM begins with an empty list and ends with null"
+        if last.type == "response.content_part.done":
+            assert last.part.logprobs is None
     assert last.type == "response.completed"
     assert "".join(deltas) == last.response.output_text == whole.output_text
 
