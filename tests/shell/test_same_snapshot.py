@@ -41,6 +41,8 @@ provisioning:
   damping: {scale_down_window_s: 60, cool_down_down_s: 10, unplaceable_after_s: 40, unplaceable_retry_s: 120}
 """)
 STARTED_AT_S = 1_700_000_000.0
+pytestmark = pytest.mark.slow
+
 DURATION_S = 600.0
 
 
