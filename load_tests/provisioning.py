@@ -122,9 +122,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for name in _SHOWN:
             mean, deviation = spread([run[name] for run in runs])
             cells.append(f"{mean:>14.5g} ±{deviation:>8.2g}")
-        ratios = [run["energy_j"] / peak[run["seed"]] for run in runs if run["seed"] in peak]
+        ratios = [run["energy_j"] / peak[run["seed"]] for run in runs if peak.get(run["seed"])]
         mean, deviation = spread(ratios)
-        cells.append(f"{mean:>12.3f} ±{deviation:>8.2g}")
+        cells.append(f"{mean:>12.3f} ±{deviation:>8.2g}" if ratios else f"{'-':>12}")
         lines.append("".join(cells))
     return "\n".join(lines)
 
