@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from load_tests.arguments import bounded
-from load_tests.chaos.cluster import CONFIG, MODEL, ChaosCluster, ClusterError, stop_on_termination
+from load_tests.chaos.cluster import CONFIG, MODEL, ChaosCluster, ClusterError
 from load_tests.chaos.faults import (
     CACHE,
     CONTROLLER,
@@ -98,7 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=Path, help="file for every sample, one JSON object a line")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(arguments)
-    stop_on_termination()
     cluster = ChaosCluster({**CONFIG, **_SMALL_TABLES} if options.small_tables else CONFIG)
     try:
         cluster.start()

@@ -17,7 +17,7 @@ from typing import Any
 
 from load_tests.arguments import bounded
 from load_tests.chaos.cases import FAULTS
-from load_tests.chaos.cluster import ChaosCluster, ClusterError, stop_on_termination, waited_s
+from load_tests.chaos.cluster import ChaosCluster, ClusterError, waited_s
 from load_tests.chaos.faults import Fault, NoVictimError
 from load_tests.chaos.kinds import KINDS
 from load_tests.chaos.load import SteadyLoad, judged
@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         parser.error(f"unknown cases: {', '.join(unknown)}; there are: {', '.join(names)}")
-    stop_on_termination()
     try:
         rows = _run([fault for fault in FAULTS if fault.name in wanted], options)
     except ClusterError as error:

@@ -161,11 +161,6 @@ class ChaosCluster:
         return httpx.get(f"{self.url}/metrics", timeout=10).text
 
 
-def stop_on_termination() -> None:
-    """Let a polite request to end run the clean-up, so that no cluster is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-
 def waited_s(check: Callable[[], bool], *, timeout_s: float) -> float | None:
     """Seconds until a check held; None if it did not in time."""
     began_s = time.monotonic()
