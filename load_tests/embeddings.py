@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.encoder.minilm import DIMENSIONS, MiniLm
+from load_tests.text_files import FileError
 
 TEXTS_KEPT_MAX = 131_072
 """Vectors kept on disk, 1.5 kB each; the oldest go first."""
@@ -44,9 +45,21 @@ def embed(
         texts: May repeat; each different one is computed once.
         cache: File that keeps vectors between runs; `default_cache()` if omitted.
         progress: Called with a line now and then.
+
+    Raises:
+        FileError: the file holds something else, or cannot be written to.
     """
     path = cache or default_cache()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _embedded(texts, path, progress)
+    except sqlite3.DatabaseError as error:
+        raise FileError(f"{path}: holds no embeddings ({error}); name another file") from error
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+
+
+def _embedded(texts: Sequence[str], path: Path, progress: Callable[[str], None]) -> NDArray[np.float32]:
     keys = [_key(text) for text in texts]
     with closing(sqlite3.connect(path, timeout=60.0)) as database:
         database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")

@@ -10,11 +10,14 @@ import io
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class FileError(ValueError):
@@ -132,6 +135,9 @@ def _object(line: str, keys: Sequence[str], where: str) -> dict[str, Any]:
         raise FileError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise FileError(f"{where}: expected an object")
+    if _SURROGATE.search(line):
+        # Half a character, cut off by somebody: neither encoder nor hash takes it.
+        row = dict(json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")))
     missing = [key for key in keys if key not in row]
     if missing:
         raise FileError(f"{where}: no key {missing[0]!r}; there are {', '.join(list(row)[:8])}")

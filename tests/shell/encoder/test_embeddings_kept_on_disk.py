@@ -8,6 +8,7 @@ import pytest
 from deployments.encoder import minilm
 from load_tests import embeddings
 from load_tests.embeddings import default_cache, embed
+from load_tests.text_files import FileError
 
 MINILM = functools.cache(minilm.MiniLm)
 TEXTS = ["How do I reset my password?", "Prove that there are infinitely many primes."]
@@ -81,3 +82,12 @@ def test_progress_names_what_is_computed_and_what_is_known(tmp_path):
 def test_the_default_is_in_the_users_cache_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache().parent == tmp_path / "tidemill"
+
+
+def test_a_file_that_holds_something_else_is_named_and_left_alone(tmp_path):
+    (tmp_path / "notes").write_text("not a database, " * 100)
+    with pytest.raises(FileError, match=r"notes: holds no embeddings"):
+        embed(TEXTS, tmp_path / "notes")
+    assert (tmp_path / "notes").read_text().startswith("not a database")
+    with pytest.raises(FileError, match=r"notes/below: (Not a directory|File exists)"):
+        embed(TEXTS, tmp_path / "notes" / "below")

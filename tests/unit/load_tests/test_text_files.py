@@ -26,6 +26,11 @@ def test_json_lines_are_read_however_they_come(path, text, packed):
     assert [row["a"] for _, row in json_rows(path, ("a",))] == [1, 2]
 
 
+def test_half_a_character_is_replaced_and_a_whole_one_stays(path):
+    path.write_text('{"a": "cut \\ud83d"}\n{"a": "whole \\ud83d\\ude00"}\n', encoding="utf-8")
+    assert [row["a"] for _, row in json_rows(path)] == ["cut ?", "whole \U0001f600"]
+
+
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
 @pytest.mark.parametrize(
     "text", ["a,b\n1,2\n", "\ufeffb,a\r\n2,1\r\n", '"a", "b", "c"\n1, 2, 3\n', "\n\na,b\n\n1,2\n\n"]
