@@ -3,8 +3,9 @@
 By default in virtual time (`load_tests.fair_queue`), for several seeds: the router's own queue before
 simulated engines. With `--live` over HTTP against a cluster that is started for it, in rounds of three arms
 in turns, so that a machine that gets slower gets slower for all: `busy`, the neighbour asks for no more than
-its share; `flood`, it asks for a multiple of what the engines can do; `flood_one_line`, the same flood, but
-the calm requests carry the flooding tenant's key, as if there were no tenants.
+its share; `flood`, it asks for twice what the engines can do; `flood_one_line`, the same flood, but the calm
+requests carry the flooding tenant's key, as if there were no tenants. A change in per cent says something of
+the queue only where first tokens take much longer than what a busy machine adds (`--prompt-tokens`).
 """
 
 import argparse
@@ -21,11 +22,12 @@ from typing import Any
 
 import orjson
 
-from cluster.config import load_config
+from cluster.config import ConfigError, TidemillConfig, load_config
 from load_tests import fair_queue
 from load_tests.arguments import bounded
 from load_tests.bench import ROOT, BenchError, Process, cluster, cluster_environment, tidemill_command
 from load_tests.client import Outcome, StreamClient, Target
+from load_tests.command import Parser, exit_with, print_json, spelled
 from load_tests.prompts import unique_prompt
 from load_tests.record import circumstances
 from load_tests.summary import percentile
@@ -51,9 +53,10 @@ class Fairness:
     rounds: int = 4
     arm_s: float = 20.0
     calm_per_s: float = 4.0
-    busy_per_s: float = 8.0
-    flood_per_s: float = 90.0
-    prompt_tokens: int = 64
+    busy_per_s: float = 14.0
+    """About half of what the engines do."""
+    flood_per_s: float = 60.0
+    prompt_tokens: int = 1024
     output_tokens: int = 32
     seed: int = 0
 
@@ -64,6 +67,8 @@ class Arm:
 
     calm: list[Outcome]
     flooding: list[Outcome]
+    elapsed_s: float = 0.0
+    """Until the last of them was answered: longer than requests arrived."""
 
 
 async def _arrive(
@@ -99,12 +104,14 @@ async def compare(target: Target, keys: dict[str, str], load: Fairness) -> dict[
             calm_key = keys[FLOODING if name == "flood_one_line" else CALM]
             calm, flooding = (StreamClient(target, api_key=key) for key in (calm_key, keys[FLOODING]))
             rate_per_s = load.busy_per_s if name == "busy" else load.flood_per_s
+            began_at_s = asyncio.get_running_loop().time()
             first, second = await asyncio.gather(
                 _arrive(calm, load.calm_per_s, load, random.Random(rng.random())),
                 _arrive(flooding, rate_per_s, load, random.Random(rng.random())),
             )
             arms[name].calm += first
             arms[name].flooding += second
+            arms[name].elapsed_s += asyncio.get_running_loop().time() - began_at_s
             calm.close()
             flooding.close()
             print(f"round {number + 1}, {name}: {_line(first)} | {_line(second)}", file=sys.stderr)
@@ -134,10 +141,11 @@ def report(arms: dict[str, Arm], load: Fairness) -> list[Json]:
                 "case": name,
                 "policy": tenant,
                 "seed": load.seed,
+                "prompt_tokens": load.prompt_tokens,
                 "requests": len(outcomes),
                 "answered_ratio": round(len(ttft_s) / max(1, len(outcomes)), 4),
                 "tokens_per_s": round(
-                    sum(o.timeline.output_tokens for o in outcomes if o.ok) / (load.rounds * load.arm_s), 1
+                    sum(o.timeline.output_tokens for o in outcomes if o.ok) / arm.elapsed_s, 1
                 ),
             }
             if ttft_s:
@@ -184,13 +192,12 @@ def _state(process: Process) -> dict[str, str]:
     return {**os.environ, "TIDEMILL_STATE": cluster_environment(process)["TIDEMILL_STATE"]}
 
 
-async def run(config_path: Path, load: Fairness) -> list[Json]:
+async def run(config_path: Path, config: TidemillConfig, load: Fairness) -> list[Json]:
     """Start, measure, stop.
 
     Raises:
         BenchError: the cluster did not start, or gave no keys.
     """
-    config = load_config(config_path)
     start_timeout_s = config.local_cluster.start_timeout_s
     admin_key = secrets.token_urlsafe(24)
     async with cluster(config_path, admin_key=admin_key, start_timeout_s=start_timeout_s) as process:
@@ -252,43 +259,56 @@ def _interval(changes: list[float]) -> Json:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run from the command line."""
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Fairness()
-    parser = argparse.ArgumentParser(description="What a tenant that floods does to another one.")
+    parser = Parser(prog="tenant_fairness", description="What a tenant that floods does to another one.")
     parser.add_argument("--live", action="store_true", help="over HTTP, against a cluster that is started")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5, help="in virtual time")
     parser.add_argument("--duration", type=bounded(float, 10, 3600), default=60.0, help="virtual seconds")
     parser.add_argument(
-        "--flood", type=bounded(float, 1, 1000), default=60.0, help="virtual requests per second"
+        "--flood", type=bounded(float, 1, 1000), default=default.flood_per_s, help="requests per second"
     )
-    parser.add_argument("--config", type=Path, default=CONFIG, help="(%(default)s)")
-    parser.add_argument("--rounds", type=bounded(int, 1, 100), default=default.rounds)
-    parser.add_argument("--arm", type=bounded(float, 1, 600), default=default.arm_s, help="seconds")
-    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="of the live cluster")
+    parser.add_argument("--rounds", type=bounded(int, 1, 100), default=default.rounds, help="live")
+    parser.add_argument("--arm", type=bounded(float, 1, 600), default=default.arm_s, help="live, in seconds")
+    parser.add_argument(
+        "--prompt-tokens",
+        type=bounded(int, 1, 8192),
+        default=default.prompt_tokens,
+        help=f"live; in virtual time all of {', '.join(map(str, PROMPT_TOKENS))}",
+    )
+    parser.add_argument("--seed", type=bounded(int, 0, 2**32 - 1), default=default.seed, help="live")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    options = parser.parse_args(arguments)
-    load = Fairness(rounds=options.rounds, arm_s=options.arm, seed=options.seed)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    options = _options(arguments)
+    load = Fairness(
+        rounds=options.rounds,
+        arm_s=options.arm,
+        flood_per_s=options.flood,
+        prompt_tokens=options.prompt_tokens,
+        seed=options.seed,
+    )
     path = options.config.resolve()
     try:
         if options.live:
-            rows = asyncio.run(run(path, load))
+            rows = asyncio.run(run(path, load_config(path), load))
         else:
             rows = virtual(options.seeds, options.duration, options.flood)
-    except BenchError as error:
+    except (BenchError, ConfigError) as error:
         sys.exit(f"tenant_fairness: {error}")
-    result = {
-        "benchmark": "tenant_fairness",
-        "command": f"python -m load_tests.tenant_fairness {' '.join(arguments or sys.argv[1:])}".strip(),
-        **circumstances(path if options.live else None),
-        "rows": rows,
-    }
     if options.json:
-        print(orjson.dumps(result).decode())
+        facts = circumstances(path if options.live else None)
+        head = {"benchmark": "tenant_fairness", "command": spelled("tenant_fairness", arguments), **facts}
+        print_json({**head, "rows": rows})
     else:
         for row in rows:
             print(row)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)
