@@ -24,7 +24,7 @@ from deployments.router.adapters.view import Adapters, adapter_pools
 from deployments.router.admission.queue import AdmissionQueue
 from deployments.router.cache_client import CacheClient
 from deployments.router.fleet.demand import RouterDemand
-from deployments.router.fleet.energy import EnergyEntry, EnergyLedger, TenantNames
+from deployments.router.fleet.energy import EnergyLedger, Payer, TenantNames
 from deployments.router.fleet.silence import SilenceWatch
 from deployments.router.fleet.view import FleetPicture
 from deployments.router.guardrails.chain import Guardrails
@@ -230,10 +230,10 @@ class RouterCore:
         else:
             self.energy.forget_all_but(report.replica_id for report in fleet.replicas)
 
-    def _charged(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
-        self.metrics.charged(entry, self._tenants.of(entry.tenant), source, energy_j)
+    def _charged(self, payer: Payer, source: EnergySource, energy_j: float) -> None:
+        self.metrics.charged(payer, self._tenants.of(payer.tenant), source, energy_j)
         if self.tenants is not None:
-            self.tenants.charge_energy(entry.tenant, source, energy_j)
+            self.tenants.charge_energy(payer.tenant, source, energy_j)
         self.status.used(source, energy_j)
 
     def _unattributed(self, pool: str, source: EnergySource, energy_j: float) -> None:

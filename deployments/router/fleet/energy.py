@@ -4,8 +4,10 @@ Windows are closed by news of a replica's energy, every few seconds; a request t
 window it ended in. Requests are charged by each source apart: measured and modelled joules are not added up.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cluster.config.telemetry import TelemetryConfig
 from cluster.entities.energy import EnergySource, Meter
@@ -14,6 +16,14 @@ from cluster.policy.energy_attribution import attribute
 from deployments.messages import ReplicaEnergy
 
 _OTHER = "other"
+
+
+class Payer(NamedTuple):
+    """Whose requests used energy."""
+
+    pool: str
+    model: str
+    tenant: str
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +63,7 @@ class EnergyLedger:
         self,
         config: TelemetryConfig,
         clock: Callable[[], float],
-        on_charge: Callable[[EnergyEntry, EnergySource, float], None],
+        on_charge: Callable[[Payer, EnergySource, float], None],
         on_unattributed: Callable[[str, EnergySource, float], None],
     ) -> None:
         """Start empty.
@@ -61,7 +71,7 @@ class EnergyLedger:
         Args:
             config: weights and bounds.
             clock: the router's clock.
-            on_charge: told of every charge: entry, source, joules.
+            on_charge: told once in a window for all requests of a payer: there may be thousands.
             on_unattributed: told of energy that is nobody's: pool, source, joules.
         """
         self._config = config
@@ -145,9 +155,14 @@ class EnergyLedger:
             window.watts_per_weight = max(0.0, used_j - idle_j) / total
         window.idle_w = account.idle_w
         source = account.meter.source
+        payers: defaultdict[Payer, float] = defaultdict(float)
         for key, share in found.shares.items():
-            self._charge(entries[key], source, share.total_j)
-            entries[key].charged_until_s = now_s
+            entry = entries[key]
+            entry.energy_j[source] = entry.energy_j.get(source, 0.0) + share.total_j
+            entry.charged_until_s = now_s
+            payers[Payer(entry.pool, entry.model, entry.tenant)] += share.total_j
+        for payer, energy_j in payers.items():
+            self._on_charge(payer, source, energy_j)
         if found.unattributed_j > 0:
             self._on_unattributed(account.pool, source, found.unattributed_j)
         self._drop_ended(account.replica_id)
@@ -163,10 +178,6 @@ class EnergyLedger:
         if charge:
             entry.charged_tokens = max(tokens, entry.charged_tokens)
         return weight
-
-    def _charge(self, entry: EnergyEntry, source: EnergySource, energy_j: float) -> None:
-        entry.energy_j[source] = entry.energy_j.get(source, 0.0) + energy_j
-        self._on_charge(entry, source, energy_j)
 
     def _drop_ended(self, replica: ReplicaId) -> None:
         entries = self._open.get(replica, {})

@@ -26,7 +26,7 @@ from cluster.metrics import (
 from deployments.instruments import instrument
 from deployments.messages import PublishedPlan
 from deployments.model_learning.state import FeedbackResult
-from deployments.router.fleet.energy import EnergyEntry
+from deployments.router.fleet.energy import Payer
 from deployments.router.metrics.exposition import READ_WHEN_SCRAPED
 
 _FALLBACKS = frozenset({Reason.PREFILL_FAILED, Reason.PREFILL_TIMED_OUT, Reason.TICKET_MISSING})
@@ -175,12 +175,12 @@ class RouterMetrics:
         for (pool, phase), number in Count((r.pool, r.phase.value) for r in reports).items():
             gauge.labels(pool, phase).set(number)
 
-    def charged(self, entry: EnergyEntry, tenant: str, source: EnergySource, energy_j: float) -> None:
-        """Count energy that a request used."""
-        self._get(fleet.ENERGY).labels(entry.pool, source.value).inc(energy_j)
-        self._get(fleet.MODEL_ENERGY).labels(entry.model, source.value).inc(energy_j)
+    def charged(self, payer: Payer, tenant: str, source: EnergySource, energy_j: float) -> None:
+        """Count energy that requests used; `tenant` is the payer's name among the series."""
+        self._get(fleet.ENERGY).labels(payer.pool, source.value).inc(energy_j)
+        self._get(fleet.MODEL_ENERGY).labels(payer.model, source.value).inc(energy_j)
         self._get(fleet.TENANT_ENERGY).labels(tenant, source.value).inc(energy_j)
-        self._charged_j[entry.pool, source] += energy_j
+        self._charged_j[payer.pool, source] += energy_j
 
     def unattributed(self, pool: str, source: EnergySource, energy_j: float) -> None:
         """Count energy that nobody used."""

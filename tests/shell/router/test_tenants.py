@@ -8,8 +8,7 @@ import orjson
 import pytest
 
 from cluster.entities.energy import EnergySource
-from cluster.entities.pool import ReplicaId
-from deployments.router.fleet.energy import EnergyEntry
+from deployments.router.fleet.energy import Payer
 from deployments.tenants.keys import FileKeys, new_key
 
 PRICES = {"price_usd_per_million_input_tokens": 1000.0, "price_usd_per_million_output_tokens": 2000.0}
@@ -290,20 +289,12 @@ async def test_a_budget_of_joules_stops_too(start_cluster, make_key):
     key = make_key("acme")
     cluster = await start_cluster(with_tenants(acme={"budget": {"day": {"energy_j": 50.0}}}))
     assert (await cluster.chat(headers=bearer(key))).status == 200
-    entry = EnergyEntry(
-        replica_id=ReplicaId("decode-0"),
-        pool="decode",
-        model="sim",
-        tenant="acme",
-        prefill_tokens=1,
-        began_at_s=0.0,
-        tokens=lambda: 1,
-    )
-    cluster.core._charged(entry, EnergySource.MODELLED, 45.0)
+    payer = Payer("decode", "sim", "acme")
+    cluster.core._charged(payer, EnergySource.MODELLED, 45.0)
     warned = await cluster.chat(headers=bearer(key))
     assert warned.status == 200
     assert warned.headers["x-tidemill-budget-warning"] == "day:energy_j 0.900"
-    cluster.core._charged(entry, EnergySource.MODELLED, 10.0)
+    cluster.core._charged(payer, EnergySource.MODELLED, 10.0)
     assert (await cluster.chat(headers=bearer(key))).status == 402
     await told(cluster)
     rows = (await cluster.get("/admin/usage", key="the-admin-key")).json["usage"]

@@ -46,3 +46,27 @@ def test_a_clock_that_was_set_back_costs_one_window_and_not_an_hour_of_them():
         clock.now_s += 1.0
         ledger.settle([account(energy_j, at_s)])
     assert charged == [40.0, 25.0]
+
+
+def test_a_window_is_told_once_for_each_payer_and_charged_to_every_request():
+    clock, charged = Clock(), []
+    ledger = EnergyLedger(TelemetryConfig(), clock, lambda *charge: charged.append(charge), lambda *_: None)
+    entries = [
+        ledger.begin(
+            EnergyEntry(
+                replica_id="p-1",
+                pool="p",
+                model="m",
+                tenant=tenant,
+                prefill_tokens=10,
+                began_at_s=0.0,
+                tokens=lambda: 5,
+            )
+        )
+        for tenant in ("a", "a", "b")
+    ]
+    for energy_j, at_s in ((0.0, 1.0), (30.0, 2.0)):
+        clock.now_s = at_s
+        ledger.settle([account(energy_j, at_s)])
+    assert [(payer.tenant, energy_j) for payer, _, energy_j in charged] == [("a", 20.0), ("b", 10.0)]
+    assert [sum(entry.energy_j.values()) for entry in entries] == [10.0, 10.0, 10.0]
