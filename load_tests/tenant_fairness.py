@@ -261,7 +261,10 @@ def _interval(changes: list[float]) -> Json:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Fairness()
-    parser = Parser(prog="tenant_fairness", description="What a tenant that floods does to another one.")
+    parser = Parser(
+        prog="python -m load_tests.tenant_fairness",
+        description="What a tenant that floods does to another one.",
+    )
     parser.add_argument("--live", action="store_true", help="over HTTP, against a cluster that is started")
     parser.add_argument("--seeds", type=bounded(int, 1, 100), default=5, help="in virtual time")
     parser.add_argument("--duration", type=bounded(float, 10, 3600), default=60.0, help="virtual seconds")
