@@ -28,7 +28,7 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/mypy cluster deployments operators load_tests
 
-check: lint ## The fast loop: lints, types, architecture, tests without engines (under two minutes on two cores)
+check: lint ## The fast loop: lints, types, architecture, tests without engines (about three minutes on two cores)
 	$(BIN)/pytest -q -n auto --dist worksteal tests --ignore tests/serve -m "not slow" --hypothesis-profile fast
 
 test: lint ## Everything: check, long scenarios, then the tests that need Ray and engines
