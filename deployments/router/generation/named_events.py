@@ -15,7 +15,7 @@ from cluster.entities.workload import Surface
 from cluster.policy.continuation import Boundary, NotContinued, stop_strings
 from deployments.messages import TOKENS_ASKED, ToldTokens
 from deployments.router.generation.continuation import AnswerSoFar
-from deployments.router.generation.stream import BROKEN_WORDS, ERRORS
+from deployments.router.generation.stream import BROKEN_OFF, BROKEN_WORDS, ERRORS
 from deployments.router.wire.requests import ParsedRequest
 
 _SAMPLING = (
@@ -70,7 +70,7 @@ class _NamedSoFar(AnswerSoFar):
                 if told is not None:
                     self._take(told)
                     if told.finish in BROKEN_WORDS:
-                        self.failure = "it broke the answer off"
+                        self.failure = BROKEN_OFF
                         kept.append(b"")
                         break
                     continue

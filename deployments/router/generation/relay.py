@@ -12,6 +12,7 @@ from deployments.router.fleet.view import Dispatch
 from deployments.router.generation.named_events import answer_so_far
 from deployments.router.generation.rest_of_stream import RestOfStream
 from deployments.router.generation.stream import (
+    BROKEN_OFF,
     ENDING,
     Annotate,
     EventStream,
@@ -30,7 +31,6 @@ from deployments.router.wire.upstream import ReplicaError
 
 _USAGE_PARSE_BYTES_MAX = 4 * 1024 * 1024
 _PASSED_ON = ("retry-after",)
-_BROKEN_OFF = "it broke the answer off"
 
 
 class _Copy:
@@ -163,7 +163,7 @@ class Relay:
             self._count(usage)
             self.relayed.finish = finish_of(answer)
             if self.relayed.finish is Finish.BROKEN:
-                raise ReplicaError(_BROKEN_OFF, unreachable=False)
+                raise ReplicaError(BROKEN_OFF, unreachable=False)
             if self._annotate is not None and usage is not None:
                 self._annotate(usage)
                 body = orjson.dumps(answer)
@@ -199,7 +199,7 @@ class Relay:
                         self._dispatch.first_token()
                     await self._pass_on(out)
                 if broken_off:
-                    raise ReplicaError(_BROKEN_OFF, unreachable=False)
+                    raise ReplicaError(BROKEN_OFF, unreachable=False)
                 if so_far.failure is not None:
                     raise ReplicaError(so_far.failure, unreachable=False)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

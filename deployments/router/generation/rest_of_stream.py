@@ -11,7 +11,7 @@ import orjson
 from cluster.entities.workload import Surface
 from cluster.policy.continuation import Seam
 from deployments.router.generation.continuation import DONE, AnswerSoFar
-from deployments.router.generation.stream import BROKEN_WORDS, Annotate, EventStream
+from deployments.router.generation.stream import BROKEN_OFF, BROKEN_WORDS, Annotate, EventStream
 from deployments.router.wire.upstream import ReplicaError
 
 
@@ -74,7 +74,7 @@ class RestOfStream(EventStream):
     def _choice(self, choice: dict[str, Any]) -> bytes:
         text, finish = str(choice.get("text") or ""), choice.get("finish_reason")
         if finish in BROKEN_WORDS:
-            raise ReplicaError("it broke the answer off", unreachable=False)
+            raise ReplicaError(BROKEN_OFF, unreachable=False)
         fresh = self._fresh(text, finish)
         if text:
             self._chars += len(text)

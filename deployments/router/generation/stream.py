@@ -61,11 +61,13 @@ _FINISHES = {
 
 
 BROKEN_WORDS = frozenset(word for word, finish in _FINISHES.items() if finish is Finish.BROKEN)
+BROKEN_OFF = "it broke the answer off"
+"""What is said of a replica whose answer ended with one of them."""
 ENDING = b'_reason":"'
 """Only events that end an answer hold it, so that all others cost one look (`rfind` is the fastest)."""
 
 # Quotes inside an answer's text are escaped, so that no answer can look like these.
-_BROKEN_OFF = re.compile(rb'"finish_reason":"(?:%b)"' % "|".join(sorted(BROKEN_WORDS)).encode())
+_BREAKING_OFF = re.compile(rb'"finish_reason":"(?:%b)"' % "|".join(sorted(BROKEN_WORDS)).encode())
 _FINISH_WORDS = re.compile(rb'"(?:finish_reason|stop_reason|reason)":\s?"([a-z_]+)"')
 
 Annotate = Callable[[dict[str, Any]], None]
@@ -195,7 +197,7 @@ def cut_broken(events: bytes) -> tuple[bytes, bool]:
 
     Engines that shut down end their answers so; to a client it would look like any other end.
     """
-    found = _BROKEN_OFF.search(events)
+    found = _BREAKING_OFF.search(events)
     if found is None:
         return events, False
     before, separator, _ = events[: found.start()].rpartition(b"\n\n")

@@ -26,6 +26,7 @@ _REQUEST_PREFIXES = ("anthropic-", "openai-", "x-stainless-", "x-tidemill-")
 _ANSWER_HEADERS = ", ".join(
     (
         "retry-after",
+        "x-request-id",
         *(f"x-tidemill-{name}" for name in ("decision-id", "model", "pool", "replica", "path", "cache")),
         *(f"x-tidemill-{name}" for name in ("adapter", "cache-entry", "cache-similarity", "budget-warning")),
         *(

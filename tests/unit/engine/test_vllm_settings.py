@@ -126,42 +126,31 @@ def test_sums_and_counts_are_read_from_real_metrics():
     assert sums["vllm:not_there_yet"] == 0
 
 
-def test_spans_go_where_the_router_s_go_and_nowhere_by_default():
+def line_with(**given):
+    """The command line of an engine with settings that are the whole cluster's."""
     config = parse_config(CONFIG.format(role="decode", gpu_type="cpu", args="{}"))
     pool = config.pools["first"]
+    server = VllmServer(
+        pool.engine,
+        pool=pool,
+        name="tide",
+        model=config.models["tide"],
+        weights="/weights",
+        split=True,
+        **given,
+    )
+    return server.command_line()
 
-    def line(endpoint):
-        server = VllmServer(
-            pool.engine,
-            pool=pool,
-            name="tide",
-            model=config.models["tide"],
-            weights="/weights",
-            split=True,
-            traces_endpoint=endpoint,
-        )
-        return server.command_line()
 
+def test_spans_go_where_the_router_s_go_and_nowhere_by_default():
     collector = "http://127.0.0.1:4318/v1/traces"
-    assert value_of(line(collector), "--otlp-traces-endpoint") == collector
-    assert "--otlp-traces-endpoint" not in line("")
+    assert value_of(line_with(traces_endpoint=collector), "--otlp-traces-endpoint") == collector
+    assert "--otlp-traces-endpoint" not in line_with(traces_endpoint="")
 
 
 def test_the_engine_fetches_media_from_named_hosts_and_by_default_from_nowhere():
-    config = parse_config(CONFIG.format(role="decode", gpu_type="cpu", args="{}"))
-    pool = config.pools["first"]
-
     def domains(**given):
-        server = VllmServer(
-            pool.engine,
-            pool=pool,
-            name="tide",
-            model=config.models["tide"],
-            weights="/weights",
-            split=True,
-            **given,
-        )
-        line = server.command_line()
+        line = line_with(**given)
         place = line.index("--allowed-media-domains") + 1
         return list(itertools.takewhile(lambda word: not word.startswith("--"), line[place:]))
 
