@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _ROUTER = "Router"
 """The deployment whose application stands on its own."""
 _SERVES_OWN = "/-/"
+PAST_SERVE = "tidemill.past_serve"
+"""In the scope of a request that has come this way."""
 
 
 class ShortWay:
@@ -37,6 +39,8 @@ class ShortWay:
         under_a_prefix = scope.get("root_path")
         if scope["type"] != "http" or under_a_prefix or scope["path"].startswith(_SERVES_OWN):
             application = None
+        if application is not None:
+            scope[PAST_SERVE] = True
         await (application or self._serve)(scope, receive, send)
 
 

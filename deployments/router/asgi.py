@@ -40,6 +40,10 @@ _WITH_SLASH = {path + "/": path for path in (*_SURFACES, feedback.PATH, _MODELS)
 """Addresses with a slash too many, as some clients put together."""
 
 
+NAMED_BY_SERVE = "tidemill.named_by_serve"
+"""In the scope of a request whose answer gets its `x-request-id` from Serve; two would be joined."""
+
+
 class RouterApp:
     """Routes requests by path. `core` must be started before the first one."""
 
@@ -93,7 +97,8 @@ class RouterApp:
     ) -> None:
         path, method = scope["path"], scope["method"]
         headers = _headers(scope, self._core.config.gateway.header_bytes_max)
-        responder.headers[REQUEST_ID] = headers.get(REQUEST_ID) or uuid.uuid4().hex
+        if not scope.get(NAMED_BY_SERVE):
+            responder.headers[REQUEST_ID] = headers.get(REQUEST_ID) or uuid.uuid4().hex
         if self._cors is not None and await self._cors.answered(path, method, headers, responder):
             return
         if surface is not None:

@@ -9,10 +9,11 @@ from ray import serve
 
 from cluster.config import TidemillConfig
 from deployments.directory.actor import DirectoryClient
+from deployments.ingress import PAST_SERVE
 from deployments.messages import DemandReport
 from deployments.model_learning.actor import RemoteLearner
 from deployments.router.adapters.remote_coordinator import RemoteCoordinator
-from deployments.router.asgi import RouterApp
+from deployments.router.asgi import NAMED_BY_SERVE, RouterApp
 from deployments.router.core import RouterCore, RouterSettings
 from deployments.router.heap import settle_heap
 from deployments.router.pages.metrics_port import MetricsPort
@@ -33,6 +34,7 @@ class _LiveRouter:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
+            scope[NAMED_BY_SERVE] = not scope.get(PAST_SERVE)
             await self._app(scope, receive, send)
 
     async def _demand(self) -> DemandReport:

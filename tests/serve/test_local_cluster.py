@@ -272,8 +272,10 @@ def test_a_hundred_malformed_requests_are_refused_in_openai_shape(local: Any) ->
 
 def test_requests_go_past_serves_wrapping_and_serves_own_addresses_do_not(local: Any) -> None:
     at_once = {"x-request-timeout-seconds": "0.000001"}  # Serve would answer 408
-    answer = httpx.get(f"{local.url}/v1/models", headers=at_once, timeout=10)
-    assert (answer.status_code, answer.json()["object"]) == (200, "list")
+    body = {"model": _MODEL, "prompt": "Count:", "max_tokens": 4}
+    named = {**at_once, "x-request-id": "mine"}
+    answer = httpx.post(f"{local.url}/v1/completions", json=body, headers=named, timeout=60)
+    assert (answer.status_code, answer.headers["x-request-id"]) == (200, "mine"), answer.text
     assert httpx.get(f"{local.url}/-/healthz", timeout=10).text == "success"
 
 
